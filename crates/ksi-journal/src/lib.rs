@@ -1,0 +1,82 @@
+//! The journal on SQLite: one file, one writer, readers beside it.
+//!
+//! In reading order: `open`, how a file becomes a journal; `writer`, how facts get into it;
+//! `reader`, how they are found again; `chain`, how a changed fact is noticed.
+
+mod chain;
+mod open;
+mod query;
+mod reader;
+mod row;
+mod writer;
+
+use std::{path::Path, sync::Mutex};
+
+use ksi_state::{Append, AppendError, Journal, JournalError, Query, Record, Seq};
+
+pub use open::{OpenError, Options};
+pub use reader::{Reader, VerifyError};
+
+use writer::Writer;
+
+/// A journal in an SQLite file.
+pub struct SqliteJournal {
+    writer: Mutex<Writer>,
+    reader: Reader,
+}
+
+impl SqliteJournal {
+    /// Opens the journal in this file, which is made when it is not there; its folder must be.
+    ///
+    /// The newest facts are checked, so that a torn or edited file is noticed before it is used.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, &Options::default())
+    }
+
+    /// Opens a journal with limits of its own.
+    pub fn open_with(path: &Path, options: &Options) -> Result<Self, OpenError> {
+        let writer = open::for_writing(path, options)?;
+        let reader = Self::open_read_only(path)?;
+        Ok(Self { writer: Mutex::new(Writer::new(writer)), reader })
+    }
+
+    /// Opens a journal that must be there, for tools that only look.
+    pub fn open_read_only(path: &Path) -> Result<Reader, OpenError> {
+        Reader::open(path)
+    }
+
+    /// Checks every fact behind `from` against the one before it; returns the last one's place.
+    pub fn verify(&self, from: Seq) -> Result<Seq, VerifyError> {
+        self.reader.verify(from)
+    }
+
+    fn writer(&self) -> Result<std::sync::MutexGuard<'_, Writer>, JournalError> {
+        self.writer.lock().map_err(|_| JournalError {
+            message: "its writer panicked; start again".into(),
+            source: None,
+        })
+    }
+}
+
+impl Journal for SqliteJournal {
+    fn claim(&self) -> Result<u64, JournalError> {
+        self.writer()?.claim()
+    }
+
+    fn head(&self) -> Result<Seq, JournalError> {
+        self.reader.head()
+    }
+
+    fn append(&self, batch: Append<'_>) -> Result<(), AppendError> {
+        self.writer()?.append(batch)
+    }
+
+    fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
+        self.reader.read(query)
+    }
+}
+
+fn failed(doing: &str) -> impl FnOnce(rusqlite::Error) -> JournalError {
+    let message = doing.to_owned();
+    move |error| JournalError { message, source: Some(Box::new(error)) }
+}

@@ -1,0 +1,88 @@
+//! A query as SQL; every value is bound, none becomes part of the text.
+
+use ksi_state::Query;
+use rusqlite::types::Value;
+
+use crate::row::COLUMNS;
+
+/// A statement and the values it binds, in order.
+#[derive(Debug)]
+pub(crate) struct Select {
+    pub(crate) sql: String,
+    pub(crate) values: Vec<Value>,
+}
+
+impl Select {
+    /// The statement for a query; `None` when numbers alone say that nothing can match.
+    pub(crate) fn of(query: &Query) -> Option<Self> {
+        let mut select = Self {
+            sql: format!("SELECT {COLUMNS} FROM journal WHERE seq > ?"),
+            values: vec![number(query.after.0)?],
+        };
+        // An upper bound that no stored number reaches excludes nothing.
+        if let Some(until) = query.until.and_then(|until| number(until.0)) {
+            select.and("seq <= ?", until);
+        }
+        if let Some(since) = query.since {
+            select.and("at >= ?", number(since.0)?);
+        }
+        if let Some(before) = query.before.and_then(|before| number(before.0)) {
+            select.and("at < ?", before);
+        }
+        if let Some(subject) = &query.subject {
+            select.and("subject = ?", subject.clone().into());
+        }
+        if let Some(correlation) = &query.correlation {
+            select.and("correlation = ?", correlation.clone().into());
+        }
+        if !query.names.is_empty() {
+            select.sql.push_str(" AND ");
+            select.any_name(&query.names);
+        }
+        select.order(query);
+        Some(select)
+    }
+
+    fn and(&mut self, condition: &str, value: Value) {
+        self.sql.push_str(" AND ");
+        self.sql.push_str(condition);
+        self.values.push(value);
+    }
+
+    /// One of these names, as a balanced tree: SQLite bounds how deep an expression is.
+    fn any_name(&mut self, patterns: &[String]) {
+        if let [pattern] = patterns {
+            return self.name(pattern);
+        }
+        let (left, right) = patterns.split_at(patterns.len() / 2);
+        self.sql.push('(');
+        self.any_name(left);
+        self.sql.push_str(" OR ");
+        self.any_name(right);
+        self.sql.push(')');
+    }
+
+    /// A prefix is a range of bytes, up to one that no text holds; no character is special in it.
+    fn name(&mut self, pattern: &str) {
+        let Some(prefix) = pattern.strip_suffix('*') else {
+            self.sql.push_str("name = ?");
+            return self.values.push(pattern.to_owned().into());
+        };
+        self.sql.push_str("(CAST(name AS BLOB) >= ? AND CAST(name AS BLOB) < ?)");
+        let from = prefix.as_bytes().to_vec();
+        let to = [prefix.as_bytes(), &[0xff]].concat();
+        self.values.extend([from.into(), to.into()]);
+    }
+
+    fn order(&mut self, query: &Query) {
+        self.sql.push_str(if query.newest_first { " ORDER BY seq DESC" } else { " ORDER BY seq" });
+        if let Some(limit) = number(query.limit as u64).filter(|_| query.limit > 0) {
+            self.sql.push_str(" LIMIT ?");
+            self.values.push(limit);
+        }
+    }
+}
+
+fn number(number: u64) -> Option<Value> {
+    i64::try_from(number).ok().map(Value::from)
+}

@@ -1,0 +1,133 @@
+//! Reading, on connections of its own, so that no read holds up an append.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use ksi_state::{JournalError, Query, Record, Seq};
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::{
+    OpenError,
+    chain::{self, Check},
+    failed, open,
+    query::Select,
+    row::{COLUMNS, Row},
+};
+
+/// So many facts are checked when a journal is opened; takes a few milliseconds.
+const CHECKED_AT_OPEN: u64 = 1_000;
+
+/// So many connections stay open when nobody reads.
+const IDLE: usize = 4;
+
+/// A journal that is only looked at.
+pub struct Reader {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// Why a journal's facts cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A fact was changed, lost or put in after it was written.
+    #[error("fact {seq} of the journal is not what was written; restore a copy of the file")]
+    Broken {
+        /// The first such fact's place.
+        seq: Seq,
+    },
+    /// The file could not be read so far.
+    #[error(transparent)]
+    Unreadable(#[from] JournalError),
+}
+
+impl Reader {
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let path = open::absolute(path)?;
+        let connection = open::for_reading(&path)?;
+        let reader = Self { path, idle: Mutex::new(vec![connection]) };
+        let newest = || reader.verify(Seq(reader.head()?.0.saturating_sub(CHECKED_AT_OPEN)));
+        match newest() {
+            Ok(_) => Ok(reader),
+            Err(source) => Err(OpenError::Damaged { path: reader.path, source }),
+        }
+    }
+
+    /// The last fact's place; `Seq(0)` when there is none.
+    pub fn head(&self) -> Result<Seq, JournalError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached("SELECT max(seq) FROM journal")?;
+            let head: Option<u64> = statement.query_row([], |row| row.get(0))?;
+            Ok(Seq(head.unwrap_or(0)))
+        })
+        .map_err(failed("its last fact cannot be found"))
+    }
+
+    /// The facts that the query asks for.
+    pub fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
+        let Some(Select { sql, values }) = Select::of(query) else { return Ok(Vec::new()) };
+        let found = self.with(|connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+            let mut records = Vec::new();
+            while let Some(row) = rows.next()? {
+                records.push(Row::read(row)?.0.record());
+            }
+            Ok(records)
+        });
+        found.map_err(failed("facts cannot be read"))?.into_iter().collect()
+    }
+
+    /// Checks every fact behind `from` against the one before it; returns the last one's place.
+    pub fn verify(&self, from: Seq) -> Result<Seq, VerifyError> {
+        let checked = self.with(|connection| verify(connection, from));
+        match checked.map_err(failed("facts cannot be read"))? {
+            Ok(last) => Ok(last),
+            Err(seq) => Err(VerifyError::Broken { seq }),
+        }
+    }
+
+    /// Runs on an idle connection, or on a new one; it is kept when all went well.
+    fn with<R>(&self, run: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> rusqlite::Result<R> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle().pop();
+        let connection = match kept {
+            Some(connection) => connection,
+            None => open::reading_connection(&self.path)?,
+        };
+        let result = run(&connection)?;
+        let mut idle = idle();
+        if idle.len() < IDLE {
+            idle.push(connection);
+        }
+        Ok(result)
+    }
+}
+
+/// The last fact's place, or that of the first one that does not fit behind the one before it.
+fn verify(connection: &Connection, from: Seq) -> rusqlite::Result<Result<Seq, Seq>> {
+    let Ok(after) = i64::try_from(from.0) else { return Ok(Ok(from)) };
+    let (mut last, mut before) = (from, before(connection, after)?.unwrap_or(chain::START));
+    let sql = format!("SELECT {COLUMNS} FROM journal WHERE seq > ? ORDER BY seq");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query([after])?;
+    while let Some(row) = rows.next()? {
+        let next = last.next();
+        // A value of the wrong type is a change like any other.
+        let Ok((fact, check)) = Row::read(row) else { return Ok(Err(next)) };
+        before = chain::check(&before, &fact);
+        // The check covers the place too, so that a lost fact shows as well.
+        if check != before {
+            return Ok(Err(next));
+        }
+        last = next;
+    }
+    Ok(Ok(last))
+}
+
+fn before(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Check>> {
+    let mut statement =
+        connection.prepare_cached(r#"SELECT "check" FROM journal WHERE seq = ?"#)?;
+    statement.query_row([seq], |row| row.get(0)).optional()
+}

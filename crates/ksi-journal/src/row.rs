@@ -1,0 +1,117 @@
+//! A fact as the table keeps it.
+
+use std::{borrow::Cow, sync::Arc};
+
+use ksi_state::{JournalError, Millis, Origin, Record, Seq};
+use serde_json::value::RawValue;
+
+use crate::chain::Check;
+
+/// The columns in the order of [`Row`], the check last.
+pub(crate) const COLUMNS: &str =
+    r#"seq, at, name, v, subject, principal, correlation, cause, chain, data, "check""#;
+
+/// SQLite's numbers are signed; a fact whose numbers do not fit never becomes a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row<'a> {
+    pub(crate) seq: i64,
+    pub(crate) at: i64,
+    pub(crate) name: &'a str,
+    pub(crate) version: i64,
+    pub(crate) subject: &'a str,
+    pub(crate) principal: &'a str,
+    pub(crate) correlation: Option<&'a str>,
+    pub(crate) cause: Option<i64>,
+    pub(crate) chain: Option<&'a str>,
+    pub(crate) data: &'a str,
+}
+
+impl<'a> Row<'a> {
+    pub(crate) fn of(record: &'a Record) -> Result<Self, JournalError> {
+        let number = |number: u64| {
+            i64::try_from(number).map_err(|error| JournalError {
+                message: format!("fact {} holds a number beyond 2^63: {number}", record.seq),
+                source: Some(Box::new(error)),
+            })
+        };
+        Ok(Self {
+            seq: number(record.seq.0)?,
+            at: number(record.at.0)?,
+            name: &record.name,
+            version: record.version.into(),
+            subject: &record.subject,
+            principal: &record.origin.principal,
+            correlation: record.origin.correlation.as_deref(),
+            cause: record.origin.cause.map(|cause| number(cause.0)).transpose()?,
+            chain: record.origin.chain.as_deref(),
+            data: record.data.get(),
+        })
+    }
+
+    /// Writes itself and its check with a statement that takes [`COLUMNS`].
+    pub(crate) fn insert(
+        &self,
+        statement: &mut rusqlite::Statement<'_>,
+        check: &Check,
+    ) -> rusqlite::Result<usize> {
+        statement.execute(rusqlite::params![
+            self.seq,
+            self.at,
+            self.name,
+            self.version,
+            self.subject,
+            self.principal,
+            self.correlation,
+            self.cause,
+            self.chain,
+            self.data,
+            check,
+        ])
+    }
+
+    /// Reads itself and its check from a row of [`COLUMNS`].
+    pub(crate) fn read(row: &'a rusqlite::Row<'_>) -> rusqlite::Result<(Self, Check)> {
+        let text = |column| -> rusqlite::Result<_> { Ok(row.get_ref(column)?.as_str()?) };
+        let optional =
+            |column| -> rusqlite::Result<_> { Ok(row.get_ref(column)?.as_str_or_null()?) };
+        let fact = Self {
+            seq: row.get(0)?,
+            at: row.get(1)?,
+            name: text(2)?,
+            version: row.get(3)?,
+            subject: text(4)?,
+            principal: text(5)?,
+            correlation: optional(6)?,
+            cause: row.get(7)?,
+            chain: optional(8)?,
+            data: text(9)?,
+        };
+        Ok((fact, row.get(10)?))
+    }
+
+    /// The fact, or why this is none: somebody edited the file.
+    pub(crate) fn record(&self) -> Result<Record, JournalError> {
+        self.parse().map_err(|source| JournalError {
+            message: format!("fact {} is not what was written", self.seq),
+            source: Some(source),
+        })
+    }
+
+    fn parse(&self) -> Result<Record, Box<dyn std::error::Error + Send + Sync>> {
+        let origin = Origin {
+            principal: self.principal.into(),
+            correlation: self.correlation.map(str::to_owned),
+            cause: self.cause.map(|cause| u64::try_from(cause).map(Seq)).transpose()?,
+            chain: self.chain.map(str::to_owned),
+        };
+        Ok(Record {
+            seq: Seq(self.seq.try_into()?),
+            at: Millis(self.at.try_into()?),
+            name: Cow::Owned(self.name.to_owned()),
+            version: self.version.try_into()?,
+            subject: self.subject.to_owned(),
+            origin: Arc::new(origin),
+            data: RawValue::from_string(self.data.to_owned())?,
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! Listeners: one reader's view of the news, from the journal first and then live.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use ksi_protocol::Pattern;
+use ksi_state::{Journal, Query, Record, Seq};
+use tokio::sync::Notify;
+
+use crate::{
+    event::Event,
+    ring::{Because, Ring, Taken},
+};
+
+/// What a listener is given.
+#[derive(Debug)]
+pub enum News {
+    /// An event that it asked for.
+    Event(Arc<Event>, Because),
+    /// It was too slow: so many signals are gone; no fact is.
+    Lagged {
+        /// How many signals.
+        missed: u64,
+    },
+}
+
+/// One reader of events; a connection has one, whatever it subscribes to.
+pub struct Listener {
+    inbox: Inbox,
+    journal: Arc<dyn Journal>,
+    awake: Arc<Notify>,
+    ready: VecDeque<News>,
+}
+
+/// The handle by which a listener's owner, and handlers on its behalf, subscribe.
+#[derive(Clone)]
+pub struct Inbox {
+    ring: Ring,
+    id: u64,
+}
+
+impl Inbox {
+    /// Subscribes to what matches: from now on, or from behind an earlier fact.
+    pub fn subscribe(&self, patterns: Vec<Pattern>, since: Option<Seq>) -> u64 {
+        self.ring.subscribe(self.id, patterns, since)
+    }
+
+    /// Ends a subscription; false if there is none of this number.
+    pub fn unsubscribe(&self, number: u64) -> bool {
+        self.ring.unsubscribe(self.id, number)
+    }
+
+    /// Delivers the next fact of this name about this subject, though no pattern asks for it.
+    ///
+    /// Follow before the decision that leads to the fact, or inside it: it may come at once.
+    pub fn follow(&self, name: &str, subject: &str) {
+        self.ring.follow(self.id, name, subject);
+    }
+}
+
+impl Listener {
+    pub(crate) fn new(ring: Ring, journal: Arc<dyn Journal>) -> Self {
+        let (id, awake) = ring.register();
+        Self { inbox: Inbox { ring, id }, journal, awake, ready: VecDeque::new() }
+    }
+
+    /// The handle to subscribe with.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// The next piece of news; none once the daemon is closing and all has been read.
+    ///
+    /// Cancelling it loses nothing.
+    pub async fn next(&mut self) -> Option<News> {
+        loop {
+            if let Some(news) = self.ready.pop_front() {
+                return Some(news);
+            }
+            match self.inbox.ring.take(self.inbox.id) {
+                Taken::Events(events) => self.ready(events),
+                Taken::CatchUp(stretch, query) => {
+                    let page = self.page(query).await;
+                    let events = self.inbox.ring.sift(self.inbox.id, stretch, page);
+                    self.ready(events);
+                }
+                Taken::Lagged { missed: 0 } => {}
+                Taken::Lagged { missed } => return Some(News::Lagged { missed }),
+                Taken::Nothing => self.awake.notified().await,
+                Taken::Closed => return None,
+            }
+        }
+    }
+
+    /// What is at hand already.
+    pub fn at_hand(&mut self) -> Option<News> {
+        self.ready.pop_front()
+    }
+
+    fn ready(&mut self, events: Vec<(Arc<Event>, Because)>) {
+        self.ready.extend(events.into_iter().map(|(event, why)| News::Event(event, why)));
+    }
+
+    /// Reads one page of the past; what cannot be read is given up with a warning.
+    async fn page(&self, query: Query) -> Vec<Record> {
+        let journal = self.journal.clone();
+        match tokio::task::spawn_blocking(move || journal.read(&query)).await {
+            Ok(Ok(records)) => records,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a listener's past events cannot be read");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.inbox.ring.unregister(self.inbox.id);
+    }
+}

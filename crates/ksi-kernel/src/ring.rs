@@ -1,0 +1,368 @@
+//! The ring: one bounded buffer of news, read by everyone at their own pace.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ksi_protocol::Pattern;
+use ksi_state::{Query, Record, Seq};
+use tokio::sync::Notify;
+
+use crate::event::Event;
+
+/// How many bytes of news the ring keeps.
+const CAPACITY: usize = 8 << 20;
+
+/// The most events a listener is given at once.
+pub(crate) const HANDFUL: usize = 256;
+
+/// The shared buffer of durable facts and signals.
+#[derive(Clone, Default)]
+pub(crate) struct Ring(Arc<Mutex<Shelf>>);
+
+/// Positions count events since the start; `first` is that of the oldest one kept.
+#[derive(Default)]
+struct Shelf {
+    events: VecDeque<Arc<Event>>,
+    first: u64,
+    bytes: usize,
+    last_fact: Seq,
+    ears: HashMap<u64, Ear>,
+    by_namespace: HashMap<String, Vec<u64>>,
+    everything: Vec<u64>,
+    next_ear: u64,
+    closed: bool,
+}
+
+/// One listener's filter and place.
+#[derive(Default)]
+struct Ear {
+    /// The first event that it wants and has not been given.
+    unread: Option<u64>,
+    /// Facts up to this one it has been given, or does not want.
+    seen: Seq,
+    /// Signals that wait for it.
+    signals: u64,
+    filters: Vec<Filter>,
+    /// Subscriptions so far; no number is used twice.
+    subscriptions: u64,
+    /// Facts to read from the journal before anything live.
+    catch_up: VecDeque<CatchUp>,
+    awake: Arc<Notify>,
+}
+
+/// One subscription, or one fact that is followed.
+#[derive(Debug)]
+struct Filter {
+    because: Because,
+    patterns: Vec<Pattern>,
+    /// Only a fact about this, and only once.
+    about: Option<String>,
+    /// It asked for the facts behind this one.
+    from: Seq,
+    /// The last fact when it began; it reads earlier ones from the journal.
+    joined: Seq,
+    /// The place in the ring from which on it listens.
+    start: u64,
+}
+
+impl Filter {
+    fn matches(&self, name: &str, subject: Option<&str>) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(name))
+            && self.about.as_deref().is_none_or(|about| Some(about) == subject)
+    }
+}
+
+/// A stretch of the journal that a listener still has to read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct CatchUp {
+    after: Seq,
+    until: Seq,
+    /// The subscription that asked to start early; none when the ring moved on.
+    only: Option<Because>,
+}
+
+/// Why an event was delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Because {
+    /// The subscription with the lowest number that matches.
+    Subscribed(u64),
+    /// The listener's own request led to it.
+    Followed,
+}
+
+/// What one look at the ring gives.
+pub(crate) enum Taken {
+    Events(Vec<(Arc<Event>, Because)>),
+    /// Facts must be read from the journal first, and given to [`Ring::sift`].
+    CatchUp(CatchUp, Query),
+    /// The ring moved on, and so many signals with it.
+    Lagged {
+        missed: u64,
+    },
+    Nothing,
+    Closed,
+}
+
+impl Ring {
+    pub(crate) fn publish(&self, events: impl IntoIterator<Item = Arc<Event>>) {
+        let mut shelf = self.shelf();
+        for event in events {
+            shelf.push(event);
+        }
+    }
+
+    /// A new listener; it hears nothing until it subscribes.
+    pub(crate) fn register(&self) -> (u64, Arc<Notify>) {
+        let mut shelf = self.shelf();
+        shelf.next_ear += 1;
+        let ear = Ear::default();
+        let (id, awake) = (shelf.next_ear, ear.awake.clone());
+        shelf.ears.insert(id, ear);
+        (id, awake)
+    }
+
+    pub(crate) fn unregister(&self, id: u64) {
+        let mut shelf = self.shelf();
+        shelf.ears.remove(&id);
+        shelf.reindex();
+    }
+
+    /// Adds a subscription to what comes from now on, or from behind an earlier fact.
+    pub(crate) fn subscribe(&self, id: u64, patterns: Vec<Pattern>, since: Option<Seq>) -> u64 {
+        let mut shelf = self.shelf();
+        let (joined, start) = shelf.end();
+        let Some(ear) = shelf.ears.get_mut(&id) else { return 0 };
+        ear.subscriptions += 1;
+        let (number, because) = (ear.subscriptions, Because::Subscribed(ear.subscriptions));
+        let from = since.unwrap_or(joined).min(joined);
+        ear.filters.push(Filter { because, patterns, about: None, from, joined, start });
+        if from < joined {
+            let stretch = CatchUp { after: from, until: joined, only: Some(because) };
+            ear.catch_up.push_back(stretch);
+            ear.awake.notify_one();
+        }
+        shelf.reindex();
+        number
+    }
+
+    /// Keeps of a stretch's next page what the listener wants, and moves the stretch on.
+    pub(crate) fn sift(
+        &self,
+        id: u64,
+        stretch: CatchUp,
+        page: Vec<Record>,
+    ) -> Vec<(Arc<Event>, Because)> {
+        let mut shelf = self.shelf();
+        let Some(ear) = shelf.ears.get_mut(&id) else { return Vec::new() };
+        // The subscription that asked for it may have been ended meanwhile.
+        let Some(front) = ear.catch_up.front_mut().filter(|front| **front == stretch) else {
+            return Vec::new();
+        };
+        let full = page.last().filter(|_| page.len() == HANDFUL);
+        front.after = full.map_or(stretch.until, |last| last.seq);
+        ear.catch_up.pop_front_if(|front| front.after >= front.until);
+        let wanted = page.into_iter().filter_map(|record| {
+            let because = ear.missed(&record, stretch.only)?;
+            ear.given(&record);
+            Some((Arc::new(Event::fact(Arc::new(record))), because))
+        });
+        wanted.collect()
+    }
+
+    /// The journal begins behind this fact: what is older was never in the ring.
+    pub(crate) fn start_at(&self, seq: Seq) {
+        self.shelf().last_fact = seq;
+    }
+
+    pub(crate) fn unsubscribe(&self, id: u64, number: u64) -> bool {
+        let mut shelf = self.shelf();
+        let Some(ear) = shelf.ears.get_mut(&id) else { return false };
+        let (before, because) = (ear.filters.len(), Because::Subscribed(number));
+        ear.filters.retain(|filter| filter.because != because);
+        ear.catch_up.retain(|stretch| stretch.only != Some(because));
+        let removed = ear.filters.len() < before;
+        shelf.reindex();
+        removed
+    }
+
+    /// Asks for the next fact of this name about this subject.
+    pub(crate) fn follow(&self, id: u64, name: &str, subject: &str) {
+        let mut shelf = self.shelf();
+        let (joined, start) = shelf.end();
+        let (Some(ear), Ok(name)) = (shelf.ears.get_mut(&id), Pattern::parse(name)) else { return };
+        let (because, patterns, about) = (Because::Followed, vec![name], Some(subject.to_owned()));
+        ear.filters.push(Filter { because, patterns, about, from: joined, joined, start });
+        shelf.reindex();
+    }
+
+    /// How many listen to exactly this name or to its namespace.
+    pub(crate) fn listeners(&self, name: &str) -> usize {
+        let shelf = self.shelf();
+        let namespace = name.split(':').next().unwrap_or_default();
+        let ears = shelf.by_namespace.get(namespace).into_iter().flatten();
+        let ears = ears.chain(&shelf.everything);
+        let matching = |ear: &&Ear| {
+            let mut filters = ear.filters.iter().filter(|filter| filter.about.is_none());
+            let mut patterns = filters.by_ref().flat_map(|filter| &filter.patterns);
+            patterns.any(|p| p.namespace().is_some() && p.matches(name))
+        };
+        ears.filter_map(|id| shelf.ears.get(id)).filter(matching).count()
+    }
+
+    /// Takes what this listener wants next.
+    pub(crate) fn take(&self, id: u64) -> Taken {
+        let mut shelf = self.shelf();
+        let Shelf { events, first, ears, closed, last_fact, .. } = &mut *shelf;
+        let Some(ear) = ears.get_mut(&id) else { return Taken::Closed };
+        if let Some(stretch) = ear.catch_up.front() {
+            return Taken::CatchUp(*stretch, ear.query(stretch));
+        }
+        let Some(from) = ear.unread else {
+            return if *closed { Taken::Closed } else { Taken::Nothing };
+        };
+        if from < *first {
+            return ear.fall_behind(events, *first, *last_fact);
+        }
+        let mut taken = Vec::new();
+        ear.unread = None;
+        for (event, at) in events.iter().skip((from - *first) as usize).zip(from..) {
+            let Some(because) = ear.wants(event, at) else { continue };
+            if taken.len() == HANDFUL {
+                ear.unread = Some(at);
+                break;
+            }
+            match event.seq() {
+                Some(seq) if seq <= ear.seen => continue,
+                Some(seq) => ear.seen = seq,
+                None => ear.signals = ear.signals.saturating_sub(1),
+            }
+            event.record().into_iter().for_each(|record| ear.given(record));
+            taken.push((event.clone(), because));
+        }
+        if ear.unread.is_none() {
+            ear.signals = 0;
+        }
+        Taken::Events(taken)
+    }
+
+    /// No news will come any more; listeners end when they have read what is there.
+    pub(crate) fn close(&self) {
+        let mut shelf = self.shelf();
+        shelf.closed = true;
+        shelf.ears.values().for_each(|ear| ear.awake.notify_one());
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    /// The last fact, and the place of the event that comes next.
+    fn end(&self) -> (Seq, u64) {
+        (self.last_fact, self.first + self.events.len() as u64)
+    }
+
+    fn push(&mut self, event: Arc<Event>) {
+        let (last_fact, position) = self.end();
+        let namespace = event.name().split(':').next().unwrap_or_default();
+        let ears = self.by_namespace.get(namespace).into_iter().flatten();
+        for id in ears.chain(&self.everything) {
+            if let Some(ear) = self.ears.get_mut(id)
+                && ear.wants(&event, position).is_some()
+            {
+                ear.notice(position, last_fact, event.seq().is_none());
+            }
+        }
+        self.last_fact = event.seq().unwrap_or(self.last_fact);
+        self.bytes += event.weight();
+        self.events.push_back(event);
+        while self.bytes > CAPACITY && self.events.len() > 1 {
+            self.bytes -= self.events.pop_front().map_or(0, |event| event.weight());
+            self.first += 1;
+        }
+    }
+
+    /// Rebuilds the index by namespace, so that a publish wakes only who may want it.
+    fn reindex(&mut self) {
+        self.by_namespace.clear();
+        self.everything.clear();
+        for (id, ear) in &self.ears {
+            let patterns = ear.filters.iter().flat_map(|filter| &filter.patterns);
+            let mut namespaces: Vec<_> = patterns.map(Pattern::namespace).collect();
+            if namespaces.contains(&None) {
+                self.everything.push(*id);
+                continue;
+            }
+            namespaces.sort_unstable();
+            namespaces.dedup();
+            for namespace in namespaces.into_iter().flatten() {
+                self.by_namespace.entry(namespace.to_owned()).or_default().push(*id);
+            }
+        }
+    }
+}
+
+impl Ear {
+    /// Notes what the ring no longer holds: the facts to be read from the journal.
+    fn fall_behind(&mut self, events: &VecDeque<Arc<Event>>, first: u64, last_fact: Seq) -> Taken {
+        let oldest = events.iter().find_map(|event| event.seq());
+        let until = oldest.map_or(last_fact, |seq| Seq(seq.0 - 1));
+        let after = std::mem::replace(&mut self.seen, until);
+        self.unread = Some(first);
+        if after < until {
+            self.catch_up.push_back(CatchUp { after, until, only: None });
+        }
+        let signals = events.iter().zip(first..).filter(|(event, _)| event.seq().is_none());
+        let kept = signals.filter(|(event, at)| self.wants(event, *at).is_some()).count();
+        let missed = self.signals.saturating_sub(kept as u64);
+        self.signals -= missed;
+        Taken::Lagged { missed }
+    }
+
+    /// Why it wants this live event: the lowest subscription that matches.
+    fn wants(&self, event: &Event, position: u64) -> Option<Because> {
+        let subject = event.record().map(|record| record.subject.as_str());
+        let listening = self.filters.iter().filter(|filter| filter.start <= position);
+        let matching = listening.filter(|filter| filter.matches(event.name(), subject));
+        matching.map(|filter| filter.because).min()
+    }
+
+    /// Why it wants this fact of the journal, unless a lower subscription delivers it otherwise.
+    fn missed(&self, record: &Record, only: Option<Because>) -> Option<Because> {
+        let from = |filter: &Filter| if only.is_some() { filter.from } else { filter.joined };
+        let asked = self.filters.iter().filter(|filter| from(filter) < record.seq);
+        let matching = asked.filter(|filter| filter.matches(&record.name, Some(&record.subject)));
+        let first = matching.map(|filter| filter.because).min()?;
+        only.is_none_or(|only| only == first).then_some(first)
+    }
+
+    /// The next page of a stretch.
+    fn query(&self, stretch: &CatchUp) -> Query {
+        let asks = |filter: &&Filter| stretch.only.is_none_or(|only| only == filter.because);
+        let patterns = self.filters.iter().filter(asks).flat_map(|filter| &filter.patterns);
+        let names = patterns.map(Pattern::to_string).collect();
+        Query { until: Some(stretch.until), names, ..Query::page(stretch.after, HANDFUL) }
+    }
+
+    fn notice(&mut self, position: u64, last_fact: Seq, signal: bool) {
+        if self.unread.is_none() {
+            self.unread = Some(position);
+            self.seen = self.seen.max(last_fact);
+        }
+        self.signals += u64::from(signal);
+        self.awake.notify_one();
+    }
+
+    /// A followed fact comes once.
+    fn given(&mut self, record: &Record) {
+        let over = |filter: &Filter| {
+            filter.about.is_some()
+                && filter.joined < record.seq
+                && filter.matches(&record.name, Some(&record.subject))
+        };
+        self.filters.retain(|filter| !over(filter));
+    }
+}

@@ -1,0 +1,141 @@
+//! Nothing is heard of what is not on disk.
+
+use futures_util::FutureExt;
+use ksi_kernel::{Caller, Code, Journal, Seq};
+use ksi_state::{AppendError, JournalError};
+use serde_json::{json, value::to_raw_value};
+
+use crate::bench::{Bench, heard, within};
+
+fn full() -> AppendError {
+    AppendError::Full("the disk is full".into())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_writer_lets_no_reply_no_fact_and_no_effect_out() {
+    let mut bench = Bench::new();
+    let mut listener = bench.listen(&["*"]);
+    bench.journal.freeze();
+    let data = to_raw_value(&json!({ "id": "hold-1" })).unwrap();
+    let request = bench.kernel.call(Caller::new("operator"), "job:add".into(), data);
+    let mut request = Box::pin(request);
+    assert!(request.as_mut().now_or_never().is_none());
+    bench.wait_frozen();
+    let read = bench.kernel.call(
+        Caller::new("operator"),
+        "job:list".into(),
+        to_raw_value(&json!({})).unwrap(),
+    );
+    let mut read = Box::pin(read);
+    assert!(read.as_mut().now_or_never().is_none(), "a read waits for what it saw");
+    assert!(request.as_mut().now_or_never().is_none(), "a reply before its fact was durable");
+    assert!(listener.next().now_or_never().is_none(), "a fact before it was durable");
+    assert_eq!(bench.kernel.daemon().effects(), 0, "an effect before its fact was durable");
+    assert!(bench.started.try_recv().is_err());
+    assert_eq!(bench.call("job:peek", json!({})).await.unwrap(), 1, "a peek does not wait");
+    assert_eq!(bench.kernel.daemon().position(), (Seq(1), Seq(0)));
+    bench.journal.thaw();
+    assert_eq!(within(request).await.unwrap().get(), "1");
+    assert_eq!(within(read).await.unwrap().get(), r#"["hold-1"]"#);
+    assert_eq!(heard(&mut listener).await.name(), "job:added");
+    assert_eq!(bench.next_start().await, "hold-1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_waits_for_what_it_was_based_on() {
+    let bench = Bench::new();
+    bench.journal.freeze();
+    let add = || {
+        let data = to_raw_value(&json!({ "id": "hold-1" })).unwrap();
+        Box::pin(bench.kernel.call(Caller::new("operator"), "job:add".into(), data))
+    };
+    let (mut first, mut second) = (add(), add());
+    assert!(first.as_mut().now_or_never().is_none());
+    bench.wait_frozen();
+    assert!(second.as_mut().now_or_never().is_none(), "it is a conflict with what may be lost");
+    bench.journal.fail_next(full());
+    bench.journal.thaw();
+    for request in [first, second] {
+        assert_eq!(within(request).await.unwrap_err().code, Code::Unavailable);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_one_batch_is_durable_no_effect_of_the_next_starts_or_stops() {
+    let mut bench = Bench::new();
+    bench.add("wait-1").await.unwrap();
+    assert_eq!(bench.next_start().await, "wait-1");
+    bench.journal.freeze();
+    bench.stage.gate.notify_one();
+    bench.wait_frozen();
+    let data = to_raw_value(&json!({ "id": "hold-2" })).unwrap();
+    let mut next = Box::pin(bench.kernel.call(Caller::new("operator"), "job:add".into(), data));
+    assert!(next.as_mut().now_or_never().is_none());
+    assert_eq!(bench.kernel.daemon().effects(), 1, "the first still runs, the second does not");
+    assert!(bench.started.try_recv().is_err());
+    bench.journal.thaw();
+    within(next).await.unwrap();
+    assert_eq!(bench.next_start().await, "hold-2");
+    assert_eq!(bench.call("job:list", json!({})).await.unwrap(), json!(["hold-2"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_write_rolls_memory_back_and_says_that_the_outcome_is_unknown() {
+    let mut bench = Bench::new();
+    bench.add("hold-1").await.unwrap();
+    assert_eq!(bench.next_start().await, "hold-1");
+    bench.journal.fail_next(full());
+    let error = bench.add("hold-2").await.unwrap_err();
+    assert_eq!((error.code, error.retryable), (Code::Unavailable, true));
+    assert!(error.message.contains("outcome is unknown"), "{error}");
+    assert!(error.message.contains("the disk is full"), "{error}");
+    assert_eq!(bench.kernel.daemon().position(), (Seq(1), Seq(1)));
+    assert_eq!(bench.call("job:list", json!({})).await.unwrap(), json!(["hold-1"]));
+    assert_eq!(bench.kernel.daemon().effects(), 1);
+    bench.add("hold-3").await.unwrap();
+    assert_eq!(bench.next_start().await, "hold-3", "the first was not started again");
+    let [live, fresh] = bench.kernel.audit().unwrap();
+    assert_eq!(live, fresh);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_journal_asks_the_daemon_to_end() {
+    let bench = Bench::new();
+    let io = JournalError { message: "no such device".into(), source: None };
+    bench.journal.fail_next(AppendError::Io(io));
+    assert_eq!(bench.add("hold-1").await.unwrap_err().code, Code::Unavailable);
+    within(bench.kernel.stop_requested()).await;
+    assert!(bench.kernel.daemon().broken());
+    assert_eq!(bench.add("hold-2").await.unwrap_err().code, Code::Shutdown);
+    assert_eq!(bench.journal.head().unwrap(), Seq(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_many_facts_of_eight_tasks_memory_equals_a_fold_from_the_start() {
+    let bench = std::sync::Arc::new(Bench::new());
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let bench = bench.clone();
+            let kernel = bench.kernel.clone();
+            kernel.tasks().spawn("many", async move {
+                for n in 0..100 {
+                    bench.add(&format!("now-{task}-{n}")).await.unwrap();
+                    bench.note("x", "y").await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        within(task).await.unwrap();
+    }
+    // Each job's effect ends it; the listener hears the last of them from the journal or live.
+    let mut listener = bench.kernel.listener();
+    listener.inbox().subscribe(crate::bench::these(&["job:done"]), Some(Seq(0)));
+    for _ in 0..800 {
+        heard(&mut listener).await;
+    }
+    assert_eq!(bench.call("job:list", json!({})).await.unwrap(), json!([]));
+    assert_eq!(bench.kernel.daemon().position(), (Seq(2_400), Seq(2_400)));
+    let [live, fresh] = bench.kernel.audit().unwrap();
+    assert_eq!(live, fresh);
+}

@@ -1,0 +1,46 @@
+//! What KSI does: one module per plugin.
+
+use std::{path::PathBuf, sync::Arc};
+
+use ksi_kernel::AnyPlugin;
+
+pub mod model;
+pub mod monitor;
+pub mod orchestration;
+pub mod state;
+pub mod system;
+pub mod work;
+
+/// What the plugins need to know of the machine and its owner's wishes.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The program's version.
+    pub version: String,
+    /// This program, for children that are `ksi` itself under a hidden verb.
+    pub program: PathBuf,
+    /// The model to use when a request names none, from the config.
+    pub default_model: Option<String>,
+    /// Where downloaded models are kept.
+    pub models: PathBuf,
+    /// Models that others of this user have downloaded, read but not written.
+    pub shared_models: Option<PathBuf>,
+    /// Where transcripts of orchestrations are written.
+    pub transcripts: PathBuf,
+    /// Where people put patterns of their own.
+    pub patterns: PathBuf,
+    /// How long the local model stays loaded with nothing to do, in milliseconds.
+    pub local_idle_ms: u64,
+}
+
+/// All plugins, in the order in which they fold.
+pub fn all(settings: Settings) -> Vec<AnyPlugin> {
+    let settings = Arc::new(settings);
+    vec![
+        system::plugin(settings.clone()).into(),
+        monitor::plugin().into(),
+        state::plugin().into(),
+        model::plugin(settings.clone()).into(),
+        work::plugin(settings.clone()).into(),
+        orchestration::plugin(settings).into(),
+    ]
+}

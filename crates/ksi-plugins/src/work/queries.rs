@@ -1,0 +1,390 @@
+//! Looking at requests, conversations and providers.
+
+use std::sync::Arc;
+
+use ksi_kernel::{Ctx, Error, Millis, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    facts::Reason,
+    provider::{Description, Message},
+    requests::Desk,
+    state::{Conversation, Ended, Finished, Open, Stage, Turn, Work},
+};
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It waits for its conversation or its provider.
+    Queued,
+    /// It is worked on.
+    Running,
+    /// It failed and waits for its next attempt.
+    Retrying,
+    /// It was answered.
+    Completed,
+    /// It failed for good.
+    Failed,
+    /// Somebody did not want it any more.
+    Cancelled,
+}
+
+impl Status {
+    /// Whether nothing more will happen.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Status::Completed | Status::Failed | Status::Cancelled)
+    }
+}
+
+/// How one request is, or how many there are of each kind
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct StatusOf {
+    /// Which request; all of them when absent.
+    #[serde(default)]
+    pub request_id: Option<String>,
+}
+
+/// How one request is, or how many there are.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Answer {
+    /// One request.
+    One(Summary),
+    /// All requests.
+    All(Counts),
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Summary {
+    /// Its id.
+    pub request_id: String,
+    /// How far it is.
+    pub status: Status,
+    /// Whose turn it is.
+    pub conversation_id: String,
+    /// The model's full name.
+    pub model: String,
+    /// Attempts that began.
+    pub attempts: u32,
+    /// Requests before it in its conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<usize>,
+    /// When its next attempt begins, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<u64>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Reason>,
+}
+
+/// How many requests there are of each kind.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Counts {
+    /// Waiting.
+    pub queued: usize,
+    /// Worked on.
+    pub running: usize,
+    /// Waiting for another attempt.
+    pub retrying: usize,
+    /// Answered.
+    pub completed: usize,
+    /// Failed for good.
+    pub failed: usize,
+    /// Cancelled.
+    pub cancelled: usize,
+}
+
+/// Lists requests, newest first
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct List {
+    /// Only those.
+    #[serde(default)]
+    pub status: Option<Status>,
+    /// At most so many; 100 when absent.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+/// Requests.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Listed {
+    /// Newest first.
+    pub completions: Vec<Summary>,
+    /// How many these are.
+    pub count: usize,
+}
+
+/// Lists the providers that can answer
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct ListProviders {}
+
+/// Providers.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ProvidersListed {
+    /// What each is.
+    pub providers: Vec<Description>,
+    /// The model when a request names none.
+    pub default_model: String,
+    /// How many they are.
+    pub count: usize,
+}
+
+/// Lists conversations
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct ListConversations {
+    /// At most so many; 100 when absent.
+    #[serde(default)]
+    pub limit: Option<usize>,
+    /// Leave out so many at the beginning.
+    #[serde(default)]
+    pub offset: usize,
+    /// By what they are sorted.
+    #[serde(default)]
+    pub sort_by: SortBy,
+    /// The other way round: newest last.
+    #[serde(default)]
+    pub reverse: bool,
+}
+
+/// By what conversations are sorted, newest or most first.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SortBy {
+    /// When something last happened.
+    #[default]
+    UpdatedAt,
+    /// When they began.
+    CreatedAt,
+    /// How many turns they have.
+    Turns,
+}
+
+/// Conversations.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ConversationsListed {
+    /// In the order asked for.
+    pub conversations: Vec<ConversationSummary>,
+    /// How many these are.
+    pub count: usize,
+    /// How many there are.
+    pub total: usize,
+}
+
+/// One conversation.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ConversationSummary {
+    /// Its id.
+    pub conversation_id: String,
+    /// Its id, under its other name.
+    pub session_id: String,
+    /// When it began, in milliseconds since the epoch.
+    pub created_at: u64,
+    /// When something last happened.
+    pub updated_at: u64,
+    /// How many turns it has.
+    pub turns: usize,
+    /// How many requests are under way or wait.
+    pub open: usize,
+}
+
+/// Shows a conversation with all that was said
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct GetConversation {
+    /// Which one.
+    #[serde(default)]
+    pub conversation_id: Option<String>,
+    /// Another name for `conversation_id`.
+    #[serde(default)]
+    pub session_id: Option<String>,
+}
+
+/// One conversation with all that was said.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WholeConversation {
+    /// Its id.
+    pub conversation_id: String,
+    /// Its id, under its other name.
+    pub session_id: String,
+    /// When it began, in milliseconds since the epoch.
+    pub created_at: u64,
+    /// When something last happened.
+    pub updated_at: u64,
+    /// Prompts and answers.
+    pub turns: Vec<Turn>,
+    /// The same as one list of messages.
+    pub messages: Vec<Message>,
+    /// Requests under way or waiting, in order.
+    pub open: Vec<String>,
+}
+
+const LIMIT: usize = 100;
+
+/// Answers `completion:status`.
+pub async fn status(cx: Ctx<Work>, req: StatusOf) -> Result<Answer> {
+    let Some(id) = req.request_id else { return Ok(Answer::All(cx.read(Work::counts).await?)) };
+    let found = cx.read(|work| work.status(&id)).await?;
+    let missing = || Error::not_found(format!("there is no request `{id}`")).at("request_id");
+    found.map(Answer::One).ok_or_else(missing)
+}
+
+/// Answers `completion:list`.
+pub async fn list(cx: Ctx<Work>, req: List) -> Result<Listed> {
+    let limit = req.limit.unwrap_or(LIMIT);
+    let completions = cx.read(|work| work.list(req.status, limit)).await?;
+    Ok(Listed { count: completions.len(), completions })
+}
+
+/// Answers `completion:providers`.
+pub fn providers(desk: &Arc<Desk>) -> ProvidersListed {
+    let providers = desk.providers.describe();
+    let default_model = desk.default_model.clone().unwrap_or_else(|| "local".into());
+    ProvidersListed { count: providers.len(), providers, default_model }
+}
+
+/// Answers `conversation:list`.
+pub async fn conversations(cx: Ctx<Work>, req: ListConversations) -> Result<ConversationsListed> {
+    let mut all = cx.read(Work::conversation_summaries).await?;
+    let total = all.len();
+    all.sort_by_key(|one| {
+        let key = match req.sort_by {
+            SortBy::UpdatedAt => one.updated_at,
+            SortBy::CreatedAt => one.created_at,
+            SortBy::Turns => one.turns as u64,
+        };
+        std::cmp::Reverse(key)
+    });
+    if req.reverse {
+        all.reverse();
+    }
+    let limit = req.limit.unwrap_or(LIMIT);
+    let conversations: Vec<_> = all.into_iter().skip(req.offset).take(limit).collect();
+    Ok(ConversationsListed { count: conversations.len(), conversations, total })
+}
+
+/// Answers `conversation:get`.
+pub async fn conversation(cx: Ctx<Work>, req: GetConversation) -> Result<WholeConversation> {
+    let id = req.conversation_id.or(req.session_id);
+    let id = id.ok_or_else(|| Error::bad_params("it is missing").at("conversation_id"))?;
+    let found = cx.read(|work| work.whole_conversation(&id)).await?;
+    let missing = || {
+        Error::not_found(format!("there is no conversation `{id}`"))
+            .at("conversation_id")
+            .hint("`conversation:list` shows what there is")
+    };
+    found.ok_or_else(missing)
+}
+
+impl Work {
+    /// One request, whether open or ended.
+    pub(super) fn status(&self, id: &str) -> Option<Summary> {
+        if let Some(open) = self.open.get(id) {
+            return Some(self.open_summary(open));
+        }
+        self.finished.get(id).map(|finished| finished.summary(id))
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        let open = self.open.values().map(Open::status);
+        for status in open.chain(self.finished.values().map(Finished::status)) {
+            *match status {
+                Status::Queued => &mut counts.queued,
+                Status::Running => &mut counts.running,
+                Status::Retrying => &mut counts.retrying,
+                Status::Completed => &mut counts.completed,
+                Status::Failed => &mut counts.failed,
+                Status::Cancelled => &mut counts.cancelled,
+            } += 1;
+        }
+        counts
+    }
+
+    fn list(&self, status: Option<Status>, limit: usize) -> Vec<Summary> {
+        let open = self.open.iter().map(|(id, open)| (open.seq, open.status(), id));
+        let ended = self.finished.iter().map(|(id, one)| (one.accepted, one.status(), id));
+        let asked_for = |(_, found, _): &(_, Status, _)| status.is_none_or(|s| s == *found);
+        let mut all: Vec<_> = open.chain(ended).filter(asked_for).collect();
+        all.sort_by_key(|(accepted, ..)| std::cmp::Reverse(*accepted));
+        all.into_iter().take(limit).filter_map(|(.., id)| self.status(id)).collect()
+    }
+
+    fn open_summary(&self, open: &Open) -> Summary {
+        let status = open.status();
+        Summary {
+            request_id: open.asked.request_id.clone(),
+            status,
+            conversation_id: open.asked.conversation_id.clone(),
+            model: open.asked.model.clone(),
+            attempts: open.attempts,
+            position: (status == Status::Queued).then(|| self.position(open)),
+            retry_at: (status == Status::Retrying).then_some(open.due.0),
+            error: None,
+        }
+    }
+
+    fn conversation_summaries(&self) -> Vec<ConversationSummary> {
+        let summary = |(id, conversation): (&String, &Conversation)| ConversationSummary {
+            conversation_id: id.clone(),
+            session_id: id.clone(),
+            created_at: conversation.created.0,
+            updated_at: conversation.updated.0,
+            turns: conversation.turns.len(),
+            open: conversation.lane.len(),
+        };
+        self.conversations.iter().map(summary).collect()
+    }
+
+    fn whole_conversation(&self, id: &str) -> Option<WholeConversation> {
+        let Conversation { created: Millis(created_at), updated, turns, lane } =
+            self.conversations.get(id)?.clone();
+        Some(WholeConversation {
+            conversation_id: id.to_owned(),
+            session_id: id.to_owned(),
+            created_at,
+            updated_at: updated.0,
+            turns,
+            messages: self.history(id),
+            open: lane.into(),
+        })
+    }
+}
+
+impl Open {
+    fn status(&self) -> Status {
+        match self.stage {
+            Stage::Running(_) => Status::Running,
+            Stage::Admitted if self.retries > 0 => Status::Retrying,
+            Stage::Waiting | Stage::Admitted => Status::Queued,
+        }
+    }
+}
+
+impl Finished {
+    fn status(&self) -> Status {
+        match self.ended {
+            Ended::Completed => Status::Completed,
+            Ended::Failed(_) => Status::Failed,
+            Ended::Cancelled => Status::Cancelled,
+        }
+    }
+
+    fn summary(&self, id: &str) -> Summary {
+        let error = match &self.ended {
+            Ended::Failed(reason) => Some(reason.clone()),
+            Ended::Completed | Ended::Cancelled => None,
+        };
+        Summary {
+            request_id: id.to_owned(),
+            status: self.status(),
+            conversation_id: self.conversation_id.clone(),
+            model: self.model.clone(),
+            attempts: self.attempts,
+            position: None,
+            retry_at: None,
+            error,
+        }
+    }
+}

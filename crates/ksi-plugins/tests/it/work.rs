@@ -1,0 +1,7 @@
+//! Completions over a whole kernel, answered by scripts.
+
+mod harness;
+mod local;
+mod queue;
+mod restart;
+mod retries;

@@ -1,0 +1,92 @@
+//! A lock that its holder's death frees: `flock` on an open file. What the file says about the
+//! holder is for people to read; only the lock itself proves anything.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// Held as long as this value lives, and not a moment longer than this process.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Somebody else holds the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Who, as far as the file tells.
+    pub pid: Option<u32>,
+}
+
+/// Why the lock is not ours.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process holds it.
+    #[error("{path} is locked by {}", holder(.held))]
+    Held {
+        /// The lock's file.
+        path: PathBuf,
+        /// Who holds it.
+        held: Held,
+    },
+    /// The file cannot be used.
+    #[error("cannot lock {path}: check that its folder exists and is writable")]
+    File {
+        /// The lock's file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Lock {
+    /// Takes the lock, or says at once who has it. The file stays behind for good: removing it
+    /// would let two processes lock two files of the same name.
+    pub fn acquire(path: &Path) -> Result<Self, Error> {
+        let file_error = |source| Error::File { path: path.to_owned(), source };
+        let options =
+            File::options().read(true).write(true).create(true).truncate(false).to_owned();
+        let mut file = options.open(path).map_err(file_error)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let held = Held { pid: read_pid(&mut file) };
+                return Err(Error::Held { path: path.to_owned(), held });
+            }
+            Err(error) => return Err(file_error(error.into())),
+        }
+        write_holder(&mut file).map_err(file_error)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn holder(held: &Held) -> String {
+    match held.pid {
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
+    }
+}
+
+/// The start time stands beside the pid so that a reader can tell a reused number.
+fn write_holder(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "pid {}", std::process::id())?;
+    #[cfg(target_os = "linux")]
+    {
+        let own = rustix::process::getpid().as_raw_pid();
+        if let Some(process) = crate::tree::descendants::Process::read(own) {
+            writeln!(file, "started {} clock ticks after boot", process.start)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(256).read_to_string(&mut text).ok()?;
+    text.lines().next()?.strip_prefix("pid ")?.parse().ok()
+}

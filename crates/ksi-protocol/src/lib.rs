@@ -1,0 +1,23 @@
+//! What you need to talk to KSI: frames, codec, client.
+//!
+//! One JSON object per line goes both ways over a Unix socket. [`Lines`] cuts the bytes into lines,
+//! [`Request`] and [`Message`] give them types, the `write_*` functions write them, [`Paths`] says
+//! where the socket is, and [`Client`] does all of it for a program that has something to ask.
+
+mod client;
+mod codec;
+mod error;
+mod frame;
+mod path;
+mod pattern;
+
+pub use client::{Client, ConnectError, Options, Subscription};
+pub use codec::{Line, Lines};
+pub use error::{Code, Error, Result};
+pub use frame::{
+    Context, EventLine, MAX_DEPTH, Message, Pushed, Rejected, Reply, Request, write_error,
+    write_reply, write_request,
+};
+
+pub use path::{PathError, Paths};
+pub use pattern::{Pattern, check_event_name};

@@ -1,0 +1,266 @@
+//! A connection's requests on their way to the kernel and back.
+
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context as Wake, Poll},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use ksi_kernel::{BoxFuture, Caller, Kernel, Origin};
+use ksi_protocol::{Code, Error, Line, Lines, Request, Result, write_error, write_reply};
+use serde_json::value::RawValue;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::{Instant, timeout_at},
+};
+
+use crate::order::{Order, Turn};
+
+/// So many requests of one connection may be in flight before no more are read.
+const MAX_IN_FLIGHT: usize = 4096;
+
+/// So many finished calls are taken at once.
+const HANDFUL: usize = 256;
+
+/// The event whose answer must stand on the wire before what it leads to.
+const SUBSCRIBE: &str = "monitor:subscribe";
+
+type Call = BoxFuture<Result<Box<RawValue>>>;
+
+/// The requests of one connection.
+pub(crate) struct Calls {
+    kernel: Kernel,
+    /// None when the peer may ask for nothing.
+    caller: Option<Caller>,
+    order: Order,
+    in_flight: usize,
+    /// How many of those in flight may begin a subscription.
+    subscribing: usize,
+    /// Calls in flight are bounded, and so is what they put in here.
+    answers: (UnboundedSender<Answer>, UnboundedReceiver<Answer>),
+    taken: Vec<Answer>,
+}
+
+/// The finished answer to a call that could not be answered at once.
+struct Answer {
+    line: BytesMut,
+    in_order: bool,
+    subscribes: bool,
+}
+
+/// What the answer repeats of a request.
+struct Asked {
+    event: String,
+    correlation_id: Option<Box<RawValue>>,
+}
+
+impl Calls {
+    pub(crate) fn new(kernel: Kernel, caller: Option<Caller>) -> Self {
+        Calls {
+            kernel,
+            caller,
+            order: Order::default(),
+            in_flight: 0,
+            subscribing: 0,
+            answers: unbounded_channel(),
+            taken: Vec::new(),
+        }
+    }
+
+    /// Whether no further line may be taken for now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.in_flight >= MAX_IN_FLIGHT || self.order.is_full()
+    }
+
+    /// Whether everything is answered; what waits for its turn waits for one in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// Whether the answer to a new subscription is still to come, and so its events must wait.
+    pub(crate) fn is_subscribing(&self) -> bool {
+        self.subscribing > 0
+    }
+
+    /// Takes a line; an answer that is ready at once goes straight to `out`.
+    pub(crate) fn accept(&mut self, line: &Line, cx: &mut Wake<'_>, out: &mut BytesMut) {
+        let text = match line {
+            Line::Frame(text) => text,
+            Line::TooLong { bytes } => return self.refuse(None, None, &too_large(*bytes), out),
+        };
+        let request = match Request::parse(text) {
+            Ok(request) => request,
+            Err(rejected) => {
+                let (event, id) = (rejected.event.as_deref(), rejected.correlation_id.as_deref());
+                return self.refuse(event, id, &rejected.error, out);
+            }
+        };
+        let Some(caller) = &self.caller else {
+            let (event, id) = (Some(request.event.as_str()), request.correlation_id.as_deref());
+            return self.refuse(event, id, &stranger(), out);
+        };
+        let deadline = deadline(&request);
+        if request.correlation_id.is_none() && self.order.busy {
+            return self.order.push(Turn::Request(request, deadline), text.len());
+        }
+        let caller = caller.clone();
+        self.start(request, caller, deadline, cx, out);
+    }
+
+    /// Writes the answers of calls that have finished; false when there are none.
+    pub(crate) fn take_answers(&mut self, cx: &mut Wake<'_>, out: &mut BytesMut) -> bool {
+        let mut taken = mem::take(&mut self.taken);
+        let polled = self.answers.1.poll_recv_many(cx, &mut taken, HANDFUL);
+        for answer in taken.drain(..) {
+            out.extend_from_slice(&answer.line);
+            self.in_flight -= 1;
+            self.subscribing -= usize::from(answer.subscribes);
+            if answer.in_order {
+                self.order.busy = false;
+                self.go_on(cx, out);
+            }
+        }
+        self.taken = taken;
+        polled.is_ready()
+    }
+
+    /// Answers a line that asks for nothing, in its turn.
+    fn refuse(
+        &mut self,
+        event: Option<&str>,
+        correlation_id: Option<&RawValue>,
+        error: &Error,
+        out: &mut BytesMut,
+    ) {
+        let now = self.now();
+        if correlation_id.is_some() || !self.order.busy {
+            return write_error(out, event, error, correlation_id, now);
+        }
+        let mut line = BytesMut::new();
+        write_error(&mut line, event, error, None, now);
+        let bytes = line.len();
+        self.order.push(Turn::Answer(line), bytes);
+    }
+
+    /// Lets those that waited for their turn go on, until one of them must wait itself.
+    fn go_on(&mut self, cx: &mut Wake<'_>, out: &mut BytesMut) {
+        while let Some(turn) = self.order.next() {
+            match (turn, self.caller.clone()) {
+                (Turn::Request(request, deadline), _) if is_over(deadline) => {
+                    let error = timed_out(&request.event, "it was not begun");
+                    write_error(out, Some(&request.event), &error, None, self.now());
+                }
+                (Turn::Request(request, deadline), Some(caller)) => {
+                    self.start(request, caller, deadline, cx, out);
+                }
+                (Turn::Request(..), None) => {}
+                (Turn::Answer(line), _) => out.extend_from_slice(&line),
+            }
+        }
+    }
+
+    /// Asks the kernel. Most calls are answered the first time they are polled and need no task.
+    fn start(
+        &mut self,
+        request: Request,
+        mut caller: Caller,
+        deadline: Option<Instant>,
+        cx: &mut Wake<'_>,
+        out: &mut BytesMut,
+    ) {
+        let Request { event, data, correlation_id, context } = request;
+        caller.idempotency_key = context.and_then(|context| context.idempotency_key);
+        if let Some(id) = &correlation_id {
+            let correlation = Some(text(id));
+            caller.origin = Arc::new(Origin { correlation, ..Origin::clone(&caller.origin) });
+        }
+        let asked = Asked { event: event.clone(), correlation_id };
+        let data = data.unwrap_or_else(empty);
+        let kernel = self.kernel.clone();
+        let mut call: Call = Box::pin(async move { kernel.call(caller, event, data).await });
+        match call.as_mut().poll(cx) {
+            Poll::Ready(result) => asked.answer(&result, self.now(), out),
+            Poll::Pending => self.hand_over(asked, call, deadline),
+        }
+    }
+
+    /// Gives a call that pends to a task, which goes on with it whether or not the client stays.
+    fn hand_over(&mut self, asked: Asked, mut call: Call, deadline: Option<Instant>) {
+        let in_order = asked.correlation_id.is_none();
+        let subscribes = asked.event == SUBSCRIBE;
+        self.in_flight += 1;
+        self.subscribing += usize::from(subscribes);
+        self.order.busy |= in_order;
+        let (kernel, answers) = (self.kernel.clone(), self.answers.0.clone());
+        self.kernel.tasks().spawn(format!("call {}", asked.event), async move {
+            let result = within(deadline, &mut call).await;
+            let is_late = result.is_none();
+            let result = result.unwrap_or_else(|| Err(timed_out(&asked.event, "it goes on")));
+            let mut line = BytesMut::new();
+            asked.answer(&result, kernel.clock().now().0, &mut line);
+            // The client may be gone; that is its business.
+            let _ = answers.send(Answer { line, in_order, subscribes });
+            if is_late {
+                let _ = call.await;
+            }
+        });
+    }
+
+    fn now(&self) -> u64 {
+        self.kernel.clock().now().0
+    }
+}
+
+impl Asked {
+    fn answer(&self, result: &Result<Box<RawValue>>, now: u64, out: &mut BytesMut) {
+        let id = self.correlation_id.as_deref();
+        match result {
+            Ok(data) => write_reply(out, &self.event, data, id, now),
+            Err(error) => write_error(out, Some(&self.event), error, id, now),
+        }
+    }
+}
+
+/// None when the deadline came first.
+async fn within(deadline: Option<Instant>, call: &mut Call) -> Option<Result<Box<RawValue>>> {
+    match deadline {
+        None => Some(call.await),
+        Some(at) => timeout_at(at, call).await.ok(),
+    }
+}
+
+/// Until when the caller waits; a time too far off to be counted is for ever.
+fn deadline(request: &Request) -> Option<Instant> {
+    let timeout = request.context.as_ref()?.timeout_ms?;
+    Instant::now().checked_add(Duration::from_millis(timeout))
+}
+
+fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|at| at <= Instant::now())
+}
+
+/// A correlation id as facts carry it: what a string says, other JSON as it stands.
+fn text(id: &RawValue) -> String {
+    serde_json::from_str(id.get()).unwrap_or_else(|_| id.get().to_owned())
+}
+
+fn empty() -> Box<RawValue> {
+    RawValue::from_string("{}".to_owned()).unwrap_or_default()
+}
+
+fn too_large(bytes: usize) -> Error {
+    let limit = Lines::LIMIT;
+    Error::new(Code::TooLarge, format!("the line is {bytes} bytes long; the limit is {limit}"))
+        .hint("send less at a time, or put large texts into files")
+}
+
+fn stranger() -> Error {
+    Error::new(Code::Forbidden, "this daemon belongs to another user")
+        .hint("start one of your own: `ksi start`")
+}
+
+fn timed_out(event: &str, what: &str) -> Error {
+    Error::new(Code::Timeout, format!("`{event}` was not answered in the time given; {what}"))
+}

@@ -1,0 +1,307 @@
+//! One connection: a task that reads, asks, is told, and writes.
+
+use std::{
+    fmt::Write as _,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::{Context as Wake, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use ksi_kernel::{Because, BoxFuture, Caller, Kernel, Listener, News};
+use ksi_protocol::{EventLine, Line, Lines};
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite},
+    net::UnixStream,
+    time::Sleep,
+};
+
+use crate::calls::Calls;
+
+/// With so many bytes to write, no request is read and no event taken until the client has read.
+const HIGH_WATER: usize = 1 << 20;
+
+/// So many requests are taken before what they led to is written.
+const REQUESTS_PER_TURN: usize = 128;
+
+/// So many turns are taken before other connections get theirs.
+const TURNS: usize = 16;
+
+/// So much is read at once.
+const READ_SIZE: usize = 16 << 10;
+
+/// A buffer that had to grow beyond this is given back once it is empty.
+const KEEP: usize = 64 << 10;
+
+/// Once the daemon is closing, a client has so long to take what is left for it.
+const LAST_SECOND: Duration = Duration::from_secs(1);
+
+/// Each connection says this itself, once, whatever it subscribes to.
+const SHUTDOWN: &str = "system:shutdown_notification";
+
+/// The subscription of what the connection itself has to say; below all that clients have.
+const OWN: &str = "s0";
+
+/// One client.
+pub(crate) struct Connection {
+    kernel: Kernel,
+    stream: UnixStream,
+    input: Input,
+    calls: Calls,
+    out: BytesMut,
+    /// The listener at its work; none once the daemon has no more news.
+    news: Option<BoxFuture<(Listener, Option<News>)>>,
+    /// None once the daemon is closing and the client was told.
+    closing: Option<BoxFuture<()>>,
+    /// How long the client still has.
+    patience: Option<Pin<Box<Sleep>>>,
+    /// Where a subscription's name is written, to save an allocation for each event.
+    label: String,
+}
+
+/// What the client has sent and nobody has looked at.
+#[derive(Default)]
+struct Input {
+    buf: BytesMut,
+    lines: Lines,
+    /// A large line has made the buffer grow.
+    grown: bool,
+    ended: bool,
+}
+
+impl Connection {
+    /// A connection that speaks for this caller, or for nobody.
+    pub(crate) fn new(kernel: Kernel, stream: UnixStream, caller: Option<Caller>) -> Self {
+        let listener = kernel.listener();
+        let caller = caller.map(|mut caller| {
+            caller.inbox = Some(listener.inbox().clone());
+            caller
+        });
+        let watched = kernel.clone();
+        Connection {
+            calls: Calls::new(kernel.clone(), caller),
+            kernel,
+            stream,
+            input: Input::default(),
+            out: BytesMut::new(),
+            news: Some(Box::pin(next_news(listener))),
+            closing: Some(Box::pin(async move { watched.closing().await })),
+            patience: None,
+            label: String::new(),
+        }
+    }
+
+    /// Serves the client until it or the daemon has had enough.
+    pub(crate) async fn serve(mut self) {
+        if let Err(error) = poll_fn(|cx| self.poll(cx)).await {
+            tracing::debug!(%error, "a connection broke off");
+        }
+    }
+
+    /// Everything gets its turn at every wake, so that nothing starves; then one write for all.
+    fn poll(&mut self, cx: &mut Wake<'_>) -> Poll<io::Result<()>> {
+        for _ in 0..TURNS {
+            self.notice_closing(cx);
+            // Answers first: that of a subscription must stand before its events.
+            let mut moved = self.take_answers(cx);
+            moved |= self.take_news(cx);
+            moved |= self.take_requests(cx)?;
+            moved |= self.write(cx)?;
+            if self.is_done() {
+                return Poll::Ready(Ok(()));
+            }
+            if !moved {
+                return self.poll_patience(cx).map(Ok);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether everything is answered and written, and one side has ended the conversation.
+    fn is_done(&self) -> bool {
+        let ended = self.input.ended || self.news.is_none();
+        ended && self.calls.is_idle() && self.out.is_empty()
+    }
+
+    fn has_room(&self) -> bool {
+        self.out.len() < HIGH_WATER
+    }
+
+    fn take_answers(&mut self, cx: &mut Wake<'_>) -> bool {
+        self.has_room() && self.calls.take_answers(cx, &mut self.out)
+    }
+
+    fn take_requests(&mut self, cx: &mut Wake<'_>) -> io::Result<bool> {
+        let mut moved = false;
+        for _ in 0..REQUESTS_PER_TURN {
+            if !self.has_room() || self.calls.is_full() {
+                break;
+            }
+            let Poll::Ready(line) = self.input.poll_line(&mut self.stream, cx)? else { break };
+            let Some(line) = line else { break };
+            self.calls.accept(&line, cx, &mut self.out);
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn take_news(&mut self, cx: &mut Wake<'_>) -> bool {
+        if !self.has_room() || self.calls.is_subscribing() {
+            return false;
+        }
+        let Some(next) = &mut self.news else { return false };
+        let Poll::Ready((mut listener, news)) = next.as_mut().poll(cx) else { return false };
+        let Some(news) = news else {
+            self.news = None;
+            return true;
+        };
+        self.tell(&news);
+        while self.has_room()
+            && let Some(more) = listener.at_hand()
+        {
+            self.tell(&more);
+        }
+        self.news = Some(Box::pin(next_news(listener)));
+        true
+    }
+
+    fn tell(&mut self, news: &News) {
+        let (event, because) = match news {
+            News::Event(event, _) if event.name() == SHUTDOWN => return,
+            News::Event(event, because) => (event, *because),
+            News::Lagged { missed } => {
+                let data = to_raw_value(&serde_json::json!({ "missed": missed }));
+                return self.say("monitor:lagged", &data.unwrap_or_default());
+            }
+        };
+        self.label.clear();
+        // Writing to a string does not fail.
+        let _ = match because {
+            Because::Subscribed(number) => write!(self.label, "s{number}"),
+            Because::Followed => write!(self.label, "sender"),
+        };
+        event.line().write_to(&mut self.out, &self.label);
+    }
+
+    fn say(&mut self, event: &str, data: &RawValue) {
+        let now = self.kernel.clock().now().0;
+        EventLine::new(event, data, None, now).write_to(&mut self.out, OWN);
+    }
+
+    fn notice_closing(&mut self, cx: &mut Wake<'_>) {
+        let Some(closing) = &mut self.closing else { return };
+        if closing.as_mut().poll(cx).is_pending() {
+            return;
+        }
+        self.closing = None;
+        let data = to_raw_value(&serde_json::json!({}));
+        self.say(SHUTDOWN, &data.unwrap_or_default());
+    }
+
+    fn write(&mut self, cx: &mut Wake<'_>) -> io::Result<bool> {
+        if self.out.is_empty() {
+            return Ok(false);
+        }
+        let written = match Pin::new(&mut self.stream).poll_write(cx, &self.out) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => return Ok(false),
+        };
+        self.patience = None;
+        self.out.advance(written);
+        if self.out.is_empty() && self.out.capacity() > KEEP {
+            self.out = BytesMut::new();
+        }
+        Ok(true)
+    }
+
+    /// Ready when the daemon is closing and the client has let its last second pass.
+    fn poll_patience(&mut self, cx: &mut Wake<'_>) -> Poll<()> {
+        let is_stuck = self.closing.is_none() && !self.out.is_empty();
+        if !is_stuck && self.news.is_some() {
+            self.patience = None;
+            return Poll::Pending;
+        }
+        let last = || Box::pin(tokio::time::sleep(LAST_SECOND));
+        self.patience.get_or_insert_with(last).as_mut().poll(cx)
+    }
+}
+
+impl Input {
+    /// The next line; none after the last.
+    fn poll_line(
+        &mut self,
+        stream: &mut UnixStream,
+        cx: &mut Wake<'_>,
+    ) -> Poll<io::Result<Option<Line>>> {
+        while !self.ended {
+            if let Some(line) = self.lines.next(&mut self.buf) {
+                self.grown |= !matches!(&line, Line::Frame(text) if text.len() <= KEEP);
+                return Poll::Ready(Ok(Some(line)));
+            }
+            self.make_room();
+            if ready!(pin!(stream.read_buf(&mut self.buf)).poll(cx))? == 0 {
+                self.ended = true;
+                return Poll::Ready(Ok(self.lines.finish(&mut self.buf)));
+            }
+        }
+        Poll::Ready(Ok(None))
+    }
+
+    fn make_room(&mut self) {
+        if self.grown && self.buf.is_empty() && !self.lines.is_skipping() {
+            (self.buf, self.grown) = (BytesMut::new(), false);
+        }
+        if self.buf.capacity() - self.buf.len() < READ_SIZE / 4 {
+            self.buf.reserve(READ_SIZE);
+        }
+    }
+}
+
+/// The listener goes in and comes out again, so that waiting for it is never begun anew: a page of
+/// the journal that it reads would be read from the start each time a request comes in.
+async fn next_news(mut listener: Listener) -> (Listener, Option<News>) {
+    let news = listener.next().await;
+    (listener, news)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ksi_kernel::{Clock, Setup};
+    use ksi_state::testing::memory::MemoryJournal;
+    use serde_json::Value;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn another_users_process_is_forbidden_everything() {
+        let kernel = Kernel::start(Setup {
+            plugins: Vec::new(),
+            journal: Arc::new(MemoryJournal::default()),
+            clock: Clock::manual(ksi_kernel::Millis(1_500)),
+            guards: Vec::new(),
+        });
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        let connection = Connection::new(kernel.unwrap(), ours, None);
+        theirs.write_all(b"{\"event\":\"system:health\",\"correlation_id\":1}\n{}").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        connection.serve().await;
+        let mut text = String::new();
+        theirs.read_to_string(&mut text).await.unwrap();
+        let answers: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(answers[0]["error"]["code"], "forbidden");
+        assert_eq!(
+            (&answers[0]["correlation_id"], &answers[0]["timestamp"]),
+            (&1.into(), &1.5.into())
+        );
+        assert_eq!(answers[1]["error"]["code"], "bad_params");
+        assert_eq!(answers.len(), 2);
+    }
+}

@@ -1,0 +1,14 @@
+//! The Unix socket: connections, frames to events.
+//!
+//! [`Server`] binds the socket and gives each connection a task of its own. That task alone reads,
+//! asks the kernel, and writes; so no lock is held over a write, and a client that does not read
+//! keeps nobody waiting but itself. [`Server::run`] says what a client may rely on.
+
+mod calls;
+mod connection;
+mod order;
+mod server;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use server::{BindError, Server};

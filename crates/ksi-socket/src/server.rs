@@ -1,0 +1,171 @@
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
+};
+
+use ksi_kernel::{Caller, Kernel};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
+
+use crate::connection::Connection;
+
+/// So many clients may have connected before they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// How long to wait when the system has no descriptor left for one more connection.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// Others may write, but not rename or remove what is not theirs, as in `/tmp`.
+const STICKY: u32 = 0o1000;
+
+/// A bound socket; its file goes away with it.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The socket's folder could not be made or looked at.
+    #[error("cannot use the folder {folder} for the socket; set KSI_SOCKET to another path")]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else could put a socket of their own in the place of ours.
+    #[error("other users can change the folder {folder}; set KSI_SOCKET to a path in your own")]
+    Shared {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Something that is no socket stands where the socket belongs.
+    #[error("{path} is in the way and is not a socket; move it, or set KSI_SOCKET to another path")]
+    Occupied {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused the socket.
+    #[error("cannot listen on {path}; set KSI_SOCKET to another path")]
+    Bind {
+        /// The path.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Server {
+    /// Listens on this path: folder 0700 if it is new, socket 0600.
+    ///
+    /// The caller holds the daemon's lock, so a socket that is there was left behind and is removed.
+    /// Must be called on a tokio runtime.
+    pub fn bind(path: &Path) -> Result<Server, BindError> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        make_folder(folder.unwrap_or(Path::new(".")))?;
+        remove_stale(path)?;
+        let (listener, file) =
+            listen(path).map_err(|source| BindError::Bind { path: path.to_owned(), source })?;
+        Ok(Server { listener, file })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// Accepts connections until the kernel is closing, then removes the socket.
+    ///
+    /// Each connection is a task of the kernel. What its client may rely on:
+    /// - Requests with a `correlation_id` run concurrently; those without one by one, in order.
+    /// - Every line is answered, also one that is no request, and the connection lives on.
+    /// - A client that goes away does not cancel its calls. `context.timeout_ms` ends the waiting,
+    ///   not the work. After a half-close all that is pending is still answered.
+    /// - Events are pushed with the lowest subscription that they match (`s1`, `s2`, …), or `sender`
+    ///   when the connection's own request led to them. The connection's own news bears `s0`:
+    ///   `monitor:lagged {"missed":n}` when it was so slow that signals were lost, and
+    ///   `system:shutdown_notification`, once, whatever it subscribes to.
+    /// - Who does not read is not read from, and costs a bounded amount of memory.
+    pub async fn run(self, kernel: Kernel) {
+        let mut closing = pin!(kernel.closing());
+        loop {
+            let accepted = tokio::select! {
+                () = &mut closing => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => start(&kernel, stream),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whose process is at the other end decides whom it speaks for; strangers speak for nobody.
+fn start(kernel: &Kernel, stream: UnixStream) {
+    let own = rustix::process::getuid().as_raw();
+    let ours = stream.peer_cred().is_ok_and(|peer| peer.uid() == own);
+    let caller = ours.then(|| Caller::new("operator"));
+    kernel.tasks().spawn("connection", Connection::new(kernel.clone(), stream, caller).serve());
+}
+
+fn make_folder(folder: &Path) -> Result<(), BindError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    let found = made.and_then(|()| fs::metadata(folder));
+    let found = found.map_err(|source| BindError::Folder { folder: folder.to_owned(), source })?;
+    let trusted = [rustix::process::getuid().as_raw(), 0].contains(&found.uid());
+    let shared = found.mode() & 0o022 != 0 && found.mode() & STICKY == 0;
+    match trusted && !shared {
+        true => Ok(()),
+        false => Err(BindError::Shared { folder: folder.to_owned() }),
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(BindError::Occupied { path: path.to_owned() });
+    }
+    fs::remove_file(path).map_err(|source| BindError::Bind { path: path.to_owned(), source })
+}
+
+/// Nobody can connect before `listen`, so nobody can before the mode is set.
+fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    let file = SocketFile { path: path.to_owned(), inode: inode(path)? };
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok((socket.listen(BACKLOG)?, file))
+}
+
+/// The socket's file, removed at the end unless another has taken its place.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|found| found == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}

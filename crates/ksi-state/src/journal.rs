@@ -1,0 +1,114 @@
+//! The journal: the one append-only log of facts.
+
+use std::sync::Arc;
+
+use crate::fact::{Millis, Record, Seq};
+
+/// What one append writes; all of it or nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Append<'a> {
+    /// The facts, in order, without a gap.
+    pub records: &'a [Arc<Record>],
+    /// The last fact that the journal must hold at present.
+    pub expect: Seq,
+    /// The owner's epoch; a newer owner's claim fences older ones off.
+    pub epoch: u64,
+}
+
+/// Why an append did not happen, or may not have happened.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Somebody else wrote, or owns the journal by now.
+    #[error("the journal has another owner: expected fact {expect} to be its last, found {found}")]
+    Conflict {
+        /// The last fact that the writer knew.
+        expect: Seq,
+        /// The last fact that is there.
+        found: Seq,
+    },
+    /// No room; nothing was written.
+    #[error("no room for the journal: {0}")]
+    Full(String),
+    /// Writing failed; what is on disk is unknown.
+    #[error(transparent)]
+    Io(#[from] JournalError),
+}
+
+/// A journal that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal failed: {message}")]
+pub struct JournalError {
+    /// What failed.
+    pub message: String,
+    /// The cause.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Which facts to read, oldest first unless `newest_first`.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// Only facts behind this one.
+    pub after: Seq,
+    /// Only facts up to this one.
+    pub until: Option<Seq>,
+    /// Only facts that happened at this time or later.
+    pub since: Option<Millis>,
+    /// Only facts that happened before this time.
+    pub before: Option<Millis>,
+    /// Only facts with a name among these (`a:b`, `a:*`, `*`); empty means every name.
+    pub names: Vec<String>,
+    /// Only facts about this.
+    pub subject: Option<String>,
+    /// Only facts of this request.
+    pub correlation: Option<String>,
+    /// Newest first.
+    pub newest_first: bool,
+    /// At most so many; 0 means all.
+    pub limit: usize,
+}
+
+impl Query {
+    /// The facts behind this one, at most so many.
+    pub fn page(after: Seq, limit: usize) -> Self {
+        Self { after, limit, ..Self::default() }
+    }
+
+    /// The newest facts, newest first.
+    pub fn tail(limit: usize) -> Self {
+        Self { newest_first: true, limit, ..Self::default() }
+    }
+
+    /// Whether this fact is asked for, `limit` aside.
+    pub fn wants(&self, record: &Record) -> bool {
+        record.seq > self.after
+            && self.until.is_none_or(|until| record.seq <= until)
+            && self.since.is_none_or(|since| record.at >= since)
+            && self.before.is_none_or(|before| record.at < before)
+            && (self.names.is_empty() || self.names.iter().any(|n| name_matches(n, &record.name)))
+            && self.subject.as_ref().is_none_or(|subject| *subject == record.subject)
+            && (self.correlation.is_none() || self.correlation == record.origin.correlation)
+    }
+}
+
+fn name_matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => pattern == name,
+    }
+}
+
+/// A log of facts with one owner at a time.
+pub trait Journal: Send + Sync + 'static {
+    /// Makes the caller the owner: its epoch, which fences every earlier owner off.
+    fn claim(&self) -> Result<u64, JournalError>;
+
+    /// The last fact's place; `Seq(0)` when there is none.
+    fn head(&self) -> Result<Seq, JournalError>;
+
+    /// Adds facts and returns when they are safe from a crash.
+    fn append(&self, batch: Append<'_>) -> Result<(), AppendError>;
+
+    /// The facts that the query asks for.
+    fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError>;
+}

@@ -1,0 +1,37 @@
+//! For tests: a journal in memory, and a seeded world that runs machines without threads.
+
+pub mod journal_suite;
+pub mod memory;
+pub mod world;
+
+/// One plugin's state and wants at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// The plugin.
+    pub plugin: &'static str,
+    /// Why its state cannot be trusted.
+    pub degraded: Option<String>,
+    /// Its state.
+    pub state: serde_json::Value,
+    /// Its wants, as text.
+    pub wanted: Vec<String>,
+}
+
+/// Stops this thread for good where `KSI_HOLD=point:n` says, once `n` is reached.
+///
+/// It says so on stderr first, so that a test can kill the process exactly there.
+#[allow(clippy::print_stderr, reason = "the test reads it")]
+pub fn hold(point: &str, n: u64) {
+    static HOLD: std::sync::OnceLock<Option<(String, u64)>> = std::sync::OnceLock::new();
+    let hold = HOLD.get_or_init(|| {
+        let text = std::env::var("KSI_HOLD").ok()?;
+        let (point, n) = text.split_once(':')?;
+        Some((point.to_owned(), n.parse().ok()?))
+    });
+    if hold.as_ref().is_some_and(|(at, from)| at == point && n >= *from) {
+        eprintln!("held at {point}:{n}");
+        loop {
+            std::thread::park();
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The command line's grammar.
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Kubernetes-style infrastructure for AI agents.
+#[derive(Debug, Parser)]
+#[command(name = "ksi", version, propagate_version = true)]
+pub(crate) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// How to print data.
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Format,
+
+    /// Do not start the daemon when none runs.
+    #[arg(long, global = true)]
+    pub(crate) no_start: bool,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the daemon in the background, or do nothing when it runs.
+    Start {
+        /// Stay in this terminal and log to it.
+        #[arg(long)]
+        foreground: bool,
+    },
+    /// Stop the daemon; work that has not finished goes on at the next start.
+    Stop,
+    /// Say whether the daemon runs; exit code 3 when it does not.
+    Status,
+    /// Say how the daemon is; exit code 1 when something is wrong.
+    Health,
+    /// Let agents talk to each other about a topic.
+    Orchestrate(Wish),
+    /// Send an event and print its reply.
+    Emit {
+        /// The event, such as `state:set`.
+        event: String,
+        /// A JSON object, `-` for one on stdin, or fields as key=value.
+        data: Vec<String>,
+    },
+    /// Print the events that match, as they happen.
+    Listen {
+        /// Names, `namespace:*`, or `*` for everything.
+        #[arg(required = true)]
+        patterns: Vec<String>,
+        /// Begin behind this sequence number.
+        #[arg(long)]
+        since: Option<u64>,
+    },
+    /// List the events that the daemon answers and publishes.
+    Discover {
+        /// A namespace or an event.
+        what: Option<String>,
+        /// As the reference in docs/events.md.
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Fetch and list local models.
+    Model {
+        /// What to do with models.
+        #[command(subcommand)]
+        verb: ModelVerb,
+    },
+    /// List things of a kind.
+    Get {
+        /// Which kind.
+        #[command(subcommand)]
+        kind: Kinds,
+    },
+    /// Show one thing in full.
+    Describe {
+        /// Which thing.
+        #[command(subcommand)]
+        kind: Kind,
+    },
+}
+
+/// What to do with models.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelVerb {
+    /// Fetch a model, once.
+    Pull {
+        /// Which one; the small default model when none is named.
+        name: Option<String>,
+    },
+    /// List the models that are there.
+    List,
+}
+
+/// Kinds of things that can be listed.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kinds {
+    /// Debates and the like.
+    Orchestrations,
+    /// Conversations with models.
+    Conversations,
+}
+
+/// Things that can be shown.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kind {
+    /// A debate or the like, with every turn.
+    Orchestration {
+        /// Its id.
+        id: String,
+    },
+    /// A conversation, with every turn.
+    Conversation {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What an orchestration should be.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Wish {
+    /// What to talk about.
+    pub(crate) topic: String,
+    /// By which pattern.
+    #[arg(long, default_value = "debate")]
+    pub(crate) mode: String,
+    /// How often each speaker speaks.
+    #[arg(long)]
+    pub(crate) rounds: Option<u32>,
+    /// With which model, such as `local` or `local:/path.gguf`.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// The seed of the models that sample, for a debate that can be repeated.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}

@@ -1,0 +1,95 @@
+//! The way to the daemon: connect, or start it first.
+
+use std::{fs::File, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use ksi_process::{Environment, NotReady, Shim, spawn_detached};
+use ksi_protocol::{Client, ConnectError, Paths, Pattern};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::{
+    args::{Args, Format},
+    fail::{FAILED, Failure},
+};
+
+/// How long a daemon may take until it answers.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether the daemon is just not there, and not out of reach for another reason.
+pub(crate) fn not_running(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::NotRunning(_) | ConnectError::Refused(_))
+}
+
+/// Event patterns from their texts.
+pub(crate) fn patterns(texts: &[impl AsRef<str>]) -> ksi_protocol::Result<Vec<Pattern>> {
+    texts.iter().map(|text| Pattern::parse(text.as_ref())).collect()
+}
+
+/// What a command knows of its surroundings.
+pub(crate) struct Cx {
+    pub(crate) paths: Paths,
+    pub(crate) format: Format,
+    no_start: bool,
+}
+
+impl Cx {
+    pub(crate) fn new(args: &Args) -> anyhow::Result<Cx> {
+        Ok(Cx { paths: Paths::discover()?, format: args.output, no_start: args.no_start })
+    }
+
+    pub(crate) fn json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// The file that a daemon in the background logs to.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.paths.state.join("daemon.log")
+    }
+
+    /// A client, if the daemon runs.
+    pub(crate) async fn running(&self) -> Result<Client, ConnectError> {
+        Client::connect(&self.paths.socket).await
+    }
+
+    /// A client; the daemon is started when it does not run and may be.
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        match self.running().await {
+            Ok(client) => Ok(client),
+            Err(error) if self.no_start || !not_running(&error) => Err(error.into()),
+            Err(_) => self.start().await.map(|(client, _)| client),
+        }
+    }
+
+    /// Starts the daemon in the background unless it runs; true if this call did it.
+    pub(crate) async fn start(&self) -> anyhow::Result<(Client, bool)> {
+        let state = &self.paths.state;
+        std::fs::create_dir_all(state)
+            .with_context(|| format!("the folder {} cannot be made", state.display()))?;
+        // Of several commands that start the daemon at once, one does and the others wait for it.
+        let gate = File::create(state.join("starting.lock"))?;
+        let _gate = tokio::task::spawn_blocking(move || {
+            flock(&gate, FlockOperation::LockExclusive).map(|()| gate)
+        })
+        .await??;
+        if let Ok(client) = self.running().await {
+            return Ok((client, false));
+        }
+        let shim = Shim::current()?;
+        let program = std::env::current_exe().context("this program's own file is not known")?;
+        let everything = Environment::new().inherit(["*"]);
+        let args = ["start", "--foreground"];
+        let detached = spawn_detached(&shim, &program, args, &everything, &self.log())?;
+        match detached.ready(PATIENCE) {
+            Ok(()) => Ok((self.running().await?, true)),
+            Err(why) => Err(self.not_ready(&why).into()),
+        }
+    }
+
+    fn not_ready(&self, why: &NotReady) -> Failure {
+        let message = match why {
+            NotReady::Failed(text) => format!("the daemon did not start: {text}"),
+            why => format!("the daemon did not start: {why}"),
+        };
+        Failure::new(FAILED, message, format!("its log is {}", self.log().display()))
+    }
+}

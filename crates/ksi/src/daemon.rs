@@ -1,0 +1,133 @@
+//! The daemon put together.
+
+use std::{
+    fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, process::ExitCode, sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use ksi_journal::SqliteJournal;
+use ksi_kernel::{Clock, Kernel, Setup};
+use ksi_plugins::Settings;
+use ksi_process::{Readiness, lock};
+use ksi_protocol::Paths;
+use ksi_socket::Server;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Config;
+
+/// How long running work may take to finish when the daemon is asked to stop.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Runs the daemon until it is told to stop.
+pub(crate) async fn run() -> anyhow::Result<ExitCode> {
+    let readiness = Readiness::from_env();
+    log_to_stderr();
+    match Daemon::start().await {
+        Ok(daemon) => {
+            readiness.ready();
+            daemon.run().await
+        }
+        Err(error) => {
+            readiness.failed(&format!("{error:#}"));
+            Err(error)
+        }
+    }
+}
+
+struct Daemon {
+    kernel: Kernel,
+    server: Server,
+    signals: Signals,
+    /// Held as long as the process lives.
+    _lock: lock::Lock,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl Daemon {
+    async fn start() -> anyhow::Result<Daemon> {
+        let signals = Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        let paths = Paths::discover()?;
+        let config = Config::read(&paths.config.join("config.toml"))?;
+        for folder in [&paths.state, &paths.state.join("transcripts")] {
+            private_folder(folder)?;
+        }
+        let lock = lock::Lock::acquire(&paths.lock)?;
+        let file = paths.state.join("journal.db");
+        let journal = tokio::task::spawn_blocking(move || SqliteJournal::open(&file)).await??;
+        let kernel = Kernel::start(Setup {
+            plugins: ksi_plugins::all(settings(&paths, config)?),
+            journal: Arc::new(journal),
+            clock: Clock::system(),
+            guards: Vec::new(),
+        })?;
+        let server = Server::bind(&paths.socket)?;
+        tracing::info!(socket = %paths.socket.display(), version = VERSION, "ready");
+        Ok(Daemon { kernel, server, signals, _lock: lock })
+    }
+
+    async fn run(mut self) -> anyhow::Result<ExitCode> {
+        let serve = self.server.run(self.kernel.clone());
+        let serving = self.kernel.tasks().spawn("socket", serve);
+        tokio::select! {
+            () = self.kernel.stop_requested() => {}
+            () = self.signals.next() => {}
+        }
+        tracing::info!("shutting down");
+        tokio::select! {
+            () = self.kernel.shutdown(GRACE) => {}
+            () = self.signals.next() => {
+                tracing::warn!("asked twice: ending at once");
+                std::process::exit(i32::from(crate::fail::FAILED));
+            }
+        }
+        drop(serving);
+        let broken = self.kernel.daemon().broken();
+        tracing::info!("ended");
+        Ok(if broken { ExitCode::from(crate::fail::FAILED) } else { ExitCode::SUCCESS })
+    }
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn settings(paths: &Paths, config: Config) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        version: VERSION.to_owned(),
+        program: std::env::current_exe().context("this program's own file is not known")?,
+        default_model: config.model,
+        models: paths.models.clone(),
+        shared_models: paths.shared_models.clone(),
+        transcripts: paths.state.join("transcripts"),
+        patterns: paths.config.join("patterns"),
+        local_idle_ms: config.local.idle_seconds * 1000,
+    })
+}
+
+fn private_folder(path: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("the folder {} cannot be made", path.display()))
+}
+
+/// Logs to stderr; in the background that is the log file.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KSI_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = subscriber.with_ansi(false).try_init();
+}

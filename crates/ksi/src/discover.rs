@@ -1,0 +1,122 @@
+//! `ksi discover`: what the daemon answers and publishes.
+
+use std::{collections::BTreeMap, fmt::Write, process::ExitCode};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    connect::Cx,
+    output::{bold, json, line, piece},
+};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Discovered {
+    events: BTreeMap<String, Described>,
+    total: usize,
+    namespaces: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Described {
+    module: String,
+    kind: String,
+    summary: String,
+    parameters: BTreeMap<String, Parameter>,
+    #[serde(default)]
+    reply: Value,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Parameter {
+    #[serde(rename = "type")]
+    kind: String,
+    required: bool,
+    default: Value,
+    description: String,
+}
+
+/// Lists events, or shows the one that is named.
+pub(crate) async fn discover(
+    cx: &Cx,
+    what: Option<&str>,
+    markdown: bool,
+) -> anyhow::Result<ExitCode> {
+    let client = cx.client().await?;
+    let query = match what {
+        Some(event) if event.contains(':') => json!({ "event": event, "detail": true }),
+        Some(namespace) => json!({ "namespace": namespace, "detail": markdown }),
+        None => json!({ "detail": markdown }),
+    };
+    let found: Discovered = client.call("system:discover", &query).await?;
+    if cx.json() {
+        json(&found)?;
+    } else if markdown {
+        piece(&reference(&found))?;
+    } else if what.is_some_and(|what| what.contains(':')) {
+        for (name, event) in &found.events {
+            show(name, event)?;
+        }
+    } else {
+        let width = found.events.keys().map(String::len).max().unwrap_or(0);
+        for (name, event) in &found.events {
+            line(format!("{name:width$}  {:7}  {}", event.kind, first_line(&event.summary)))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(name: &str, event: &Described) -> anyhow::Result<()> {
+    line(format!("{}  ({}, of {})", bold(name), event.kind, event.module))?;
+    line(&event.summary)?;
+    for (name, parameter) in &event.parameters {
+        let must = if parameter.required { "required" } else { "optional" };
+        line(format!(
+            "  {name}: {} ({must})  {}",
+            parameter.kind,
+            first_line(&parameter.description)
+        ))?;
+    }
+    Ok(())
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// The reference of all events, as docs/events.md holds it.
+fn reference(found: &Discovered) -> String {
+    let mut text = String::from(
+        "# Events\n\nMade by `make docs` from what the daemon says of itself; do not edit.\n\
+         Requests are answered by one plugin; facts are in the journal; signals are passing news.\n",
+    );
+    let mut namespace = "";
+    for (name, event) in &found.events {
+        let of = name.split(':').next().unwrap_or_default();
+        if of != namespace {
+            namespace = of;
+            let _ = write!(text, "\n## {namespace}\n");
+        }
+        let _ = write!(text, "\n### `{name}`\n\n{} *({})*\n", event.summary, event.kind);
+        table(&mut text, &event.parameters);
+        let fields = event.reply["properties"].as_object().into_iter().flatten();
+        let fields: Vec<_> = fields.map(|(name, _)| format!("`{name}`")).collect();
+        if !fields.is_empty() {
+            let _ = write!(text, "\nReply: {}.\n", fields.join(", "));
+        }
+    }
+    text
+}
+
+fn table(text: &mut String, parameters: &BTreeMap<String, Parameter>) {
+    if parameters.is_empty() {
+        return;
+    }
+    text.push_str("\n| field | type | required | meaning |\n|---|---|---|---|\n");
+    for (name, parameter) in parameters {
+        let must = if parameter.required { "yes" } else { "" };
+        let meaning = parameter.description.replace('\n', " ").replace('|', "\\|");
+        let kind = parameter.kind.replace('|', "\\|");
+        let _ = writeln!(text, "| `{name}` | {kind} | {must} | {meaning} |");
+    }
+}

@@ -1,0 +1,100 @@
+//! `ksi emit` and `ksi listen`.
+
+use std::{io::Read, process::ExitCode};
+
+use ksi_protocol::Pushed;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    connect::{self, Cx},
+    fail::{Failure, USAGE},
+    output::{bold, harmless, json, json_line, line},
+};
+
+/// Sends one event and prints its reply.
+pub(crate) async fn emit(cx: &Cx, event: &str, data: &[String]) -> anyhow::Result<ExitCode> {
+    let data = parse(data)?;
+    let reply: Value = cx.client().await?.call(event, &data).await?;
+    json(&reply)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints events as they happen, until Ctrl-C or the daemon's end.
+pub(crate) async fn listen(
+    cx: &Cx,
+    patterns: &[String],
+    since: Option<u64>,
+) -> anyhow::Result<ExitCode> {
+    let patterns = connect::patterns(patterns)?;
+    let client = cx.client().await?;
+    let mut events = client.subscribe(patterns, since).await?;
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => print(cx, &event)?,
+                None => return Ok(ExitCode::SUCCESS),
+            },
+            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+fn print(cx: &Cx, event: &Pushed) -> anyhow::Result<()> {
+    if cx.json() {
+        return json_line(&json!({
+            "event": event.event, "data": event.data, "seq": event.seq, "timestamp": event.timestamp,
+        }));
+    }
+    let seq = event.seq.map_or_else(|| "-".to_owned(), |seq| seq.to_string());
+    line(format!("{seq:>6}  {}  {}", bold(&event.event), harmless(event.data.get())))?;
+    Ok(())
+}
+
+/// Reads `data` from the command line: a JSON object, `-`, or fields.
+fn parse(data: &[String]) -> anyhow::Result<Value> {
+    let text = match data {
+        [] => return Ok(json!({})),
+        [dash] if dash == "-" => {
+            let mut text = String::new();
+            std::io::stdin().lock().read_to_string(&mut text)?;
+            text
+        }
+        [json] if json.trim_start().starts_with('{') => json.clone(),
+        fields => return Ok(Value::Object(fields.iter().map(field).collect::<Result<_, _>>()?)),
+    };
+    let value: Map<String, Value> = serde_json::from_str(&text).map_err(|error| {
+        Failure::new(USAGE, format!("the data is not a JSON object: {error}"), USE)
+    })?;
+    Ok(Value::Object(value))
+}
+
+const USE: &str =
+    "ksi emit state:set '{\"key\": \"a\", \"value\": 1}', or: ksi emit state:set key=a value=1";
+
+/// One `key=value`; the value is JSON where it is valid JSON, and text otherwise.
+fn field(text: &String) -> Result<(String, Value), Failure> {
+    let Some((key, value)) = text.split_once('=') else {
+        return Err(Failure::new(USAGE, format!("`{text}` is neither JSON nor key=value"), USE));
+    };
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    Ok((key.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(data: &[&str]) -> Value {
+        parse(&data.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn fields_are_json_or_text() {
+        let data = parsed(&["key=a b", "value={\"n\":[1]}", "n=1", "empty="]);
+        assert_eq!(data, json!({"key": "a b", "value": {"n": [1]}, "n": 1, "empty": ""}));
+        assert_eq!(parsed(&[" {\"key\": 1}"]), json!({"key": 1}));
+        assert_eq!(parsed(&[]), json!({}));
+        assert!(parse(&["key".to_owned()]).is_err());
+        assert!(parse(&["{\"key\":".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! `ksi start stop status health`.
+
+use std::{process::ExitCode, time::Duration};
+
+use ksi_protocol::Client;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    connect::{Cx, not_running},
+    fail::{FAILED, Failure, NOT_RUNNING},
+    output::{json, line},
+};
+
+/// How long the daemon may take to end: its grace for running work, and some.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Health {
+    status: String,
+    pid: u32,
+    version: String,
+    uptime: f64,
+    #[serde(flatten)]
+    rest: serde_json::Map<String, Value>,
+}
+
+/// Starts the daemon and returns once it has answered.
+pub(crate) async fn start(cx: &Cx) -> anyhow::Result<ExitCode> {
+    let (client, started) = cx.start().await?;
+    let health = ask(&client).await?;
+    if cx.json() {
+        json(&json!({ "started": started, "pid": health.pid, "socket": cx.paths.socket }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let word = if started { "started" } else { "running already" };
+    line(format!("ksi is {word}: pid {}, socket {}", health.pid, cx.paths.socket.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stops the daemon and returns once its process is gone.
+pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
+    let client = match cx.running().await {
+        Ok(client) => client,
+        Err(error) if not_running(&error) => {
+            line("ksi is not running")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let pid = ask(&client).await?.pid;
+    // Opened while the daemon answers, so that it is this process and no later one.
+    let process = Pid::from_raw(pid as i32).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    client.call::<Value>("system:shutdown", &json!({})).await?;
+    let gone = match process {
+        Some(Ok(process)) => tokio::task::spawn_blocking(move || wait(&process)).await??,
+        _ => true,
+    };
+    if !gone {
+        let message = format!("the daemon (pid {pid}) is still ending after {PATIENCE:?}");
+        let hint = format!("its log is {}", cx.log().display());
+        return Err(Failure::new(FAILED, message, hint).into());
+    }
+    line(format!("ksi has stopped (pid {pid})"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the process ended in time.
+fn wait(process: &std::os::fd::OwnedFd) -> anyhow::Result<bool> {
+    let patience = Timespec::try_from(PATIENCE)?;
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    Ok(poll(&mut ended, Some(&patience))? > 0)
+}
+
+/// Says whether the daemon runs.
+pub(crate) async fn status(cx: &Cx) -> anyhow::Result<ExitCode> {
+    let client = match cx.running().await {
+        Ok(client) => client,
+        Err(error) if not_running(&error) => {
+            if cx.json() {
+                json(&json!({ "running": false }))?;
+            } else {
+                line("ksi is not running; `ksi start` starts it")?;
+            }
+            return Ok(ExitCode::from(NOT_RUNNING));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let health = ask(&client).await?;
+    if cx.json() {
+        json(&json!({ "running": true, "health": health }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Health { status, pid, version, uptime, .. } = &health;
+    line(format!("ksi {version} is running: {status}, pid {pid}, up {uptime:.0} s"))?;
+    line(format!("socket  {}", cx.paths.socket.display()))?;
+    line(format!("state   {}", cx.paths.state.display()))?;
+    problems(&health)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the daemon's health; a degraded one is a failure.
+pub(crate) async fn health(cx: &Cx) -> anyhow::Result<ExitCode> {
+    let health = ask(&cx.client().await?).await?;
+    let code = if health.status == "healthy" { ExitCode::SUCCESS } else { ExitCode::from(FAILED) };
+    if cx.json() {
+        json(&health)?;
+        return Ok(code);
+    }
+    line(&health.status)?;
+    problems(&health)?;
+    Ok(code)
+}
+
+fn problems(health: &Health) -> anyhow::Result<()> {
+    let problems = health.rest.get("problems").and_then(Value::as_object);
+    for (plugin, why) in problems.into_iter().flatten() {
+        line(format!("{plugin}: {}", why.as_str().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+async fn ask(client: &Client) -> anyhow::Result<Health> {
+    Ok(client.call("system:health", &json!({})).await?)
+}

@@ -1,0 +1,70 @@
+//! KSI: Kubernetes-style infrastructure for AI agents.
+//!
+//! One program: the daemon, the command line, and under hidden verbs the shim and the local model.
+
+mod args;
+mod config;
+mod connect;
+mod daemon;
+mod debate;
+mod discover;
+mod events;
+mod fail;
+mod lifecycle;
+mod look;
+mod models;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    #[cfg(feature = "local")]
+    if let Some(code) = fail::unless_cpu_has(&ksi_local::missing_cpu_features()) {
+        return code;
+    }
+    if let Some(code) = ksi_process::run_hidden_verb() {
+        return code;
+    }
+    #[cfg(feature = "local")]
+    if let Some(code) = models::run_hidden_verb() {
+        return code;
+    }
+    let args = Args::parse();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => fail::report(&error, args.output),
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Command::Start { foreground: true } = args.command {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        return runtime.block_on(daemon::run());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(dispatch(args))
+}
+
+async fn dispatch(args: &Args) -> anyhow::Result<ExitCode> {
+    let cx = connect::Cx::new(args)?;
+    match &args.command {
+        Command::Start { .. } => lifecycle::start(&cx).await,
+        Command::Stop => lifecycle::stop(&cx).await,
+        Command::Status => lifecycle::status(&cx).await,
+        Command::Health => lifecycle::health(&cx).await,
+        Command::Orchestrate(wish) => debate::orchestrate(&cx, wish).await,
+        Command::Emit { event, data } => events::emit(&cx, event, data).await,
+        Command::Listen { patterns, since } => events::listen(&cx, patterns, *since).await,
+        Command::Discover { what, markdown } => {
+            discover::discover(&cx, what.as_deref(), *markdown).await
+        }
+        Command::Model { verb } => models::model(&cx, verb).await,
+        Command::Get { kind } => look::get(&cx, kind).await,
+        Command::Describe { kind } => look::describe(&cx, kind).await,
+    }
+}

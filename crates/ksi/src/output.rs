@@ -1,0 +1,76 @@
+//! stdout is data, stderr is talk.
+
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+};
+
+use serde::Serialize;
+
+/// Prints a line of data.
+pub(crate) fn line(text: impl Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{text}")
+}
+
+/// Prints a piece of data at once.
+pub(crate) fn piece(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Prints data as JSON.
+pub(crate) fn json(data: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(serde_json::to_string_pretty(data)?)?)
+}
+
+/// Prints data as one line of JSON.
+pub(crate) fn json_line(data: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(serde_json::to_string(data)?)?)
+}
+
+/// Says something to the person; a closed stderr is their choice.
+pub(crate) fn say(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Whether stdout may be coloured.
+pub(crate) fn coloured() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The text in bold, where that can be seen.
+pub(crate) fn bold(text: &str) -> String {
+    if coloured() { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Milliseconds as people say them.
+pub(crate) fn duration(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..60_000 => format!("{:.1} s", ms as f64 / 1000.0),
+        _ => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1000),
+    }
+}
+
+/// Text from a model or another program, without what could command a terminal.
+pub(crate) fn harmless(text: &str) -> String {
+    let keep = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().filter(keep).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_cannot_command_the_terminal() {
+        assert_eq!(harmless("a\x1b[31mb\u{9b}2Jc\nd\te\r"), "a[31mb2Jc\nd\te");
+    }
+
+    #[test]
+    fn durations_read_well() {
+        let said = [12, 1234, 61_500].map(duration);
+        assert_eq!(said, ["12 ms", "1.2 s", "1 min 1 s"]);
+    }
+}

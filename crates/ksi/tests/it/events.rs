@@ -1,0 +1,99 @@
+//! `ksi emit`, `ksi listen` and `ksi discover`, and the reference made from them.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use serde_json::{Value, json};
+
+use crate::daemon::Home;
+
+#[test]
+fn a_value_set_by_one_command_is_read_by_the_next_also_after_a_restart() {
+    let home = Home::new();
+    let set = home.json(&["emit", "state:set", "key=a", "value={\"n\": [1, \"1\"]}"]);
+    assert_eq!(set, json!({"status": "set", "namespace": "global", "key": "a"}));
+    home.ok(&["stop"]);
+    let got = home.json(&["emit", "state:get", "{\"key\": \"a\"}"]);
+    assert_eq!(got["value"], json!({"n": [1, "1"]}));
+}
+
+#[test]
+fn errors_say_what_where_and_what_to_try() {
+    let home = Home::new();
+    let unknown = home.ksi(&["emit", "state:sett"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(said.contains("error: no plugin answers `state:sett`"), "{said}");
+    assert!(said.contains("hint: did you mean `state:set`?"), "{said}");
+    let wrong = home.ksi(&["emit", "state:get", "key=1"]);
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    assert!(said.contains("expected a string") && said.contains("at: key"), "{said}");
+    let wrong = home.ksi(&["emit", "state:get", "key=1", "-o", "json"]);
+    let error: Value = serde_json::from_slice(&wrong.stderr).unwrap();
+    assert_eq!(
+        (&error["error"]["code"], &error["error"]["path"]),
+        (&json!("bad_params"), &json!("key"))
+    );
+    let usage = home.ksi(&["emit", "state:get", "key"]);
+    assert_eq!(usage.status.code(), Some(2));
+}
+
+#[test]
+fn facts_cannot_be_forged_from_outside() {
+    let home = Home::new();
+    for event in ["state:changed", "orchestration:finished", "completion:result", "system:startup"]
+    {
+        let output = home.ksi(&["emit", event, "-o", "json"]);
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error["error"]["code"], "forbidden", "{event}");
+    }
+}
+
+#[test]
+fn listen_prints_facts_from_the_journal_and_then_live() {
+    let home = Home::new();
+    home.ok(&["emit", "state:set", "key=a", "value=1"]);
+    let args = ["listen", "state:*", "--since", "0", "-o", "json"];
+    let mut listen = home.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(listen.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!((&next()["data"]["value"]), &json!(1));
+    home.ok(&["emit", "state:set", "key=a", "value=2"]);
+    let second = next();
+    assert_eq!((&second["event"], &second["data"]["value"]), (&json!("state:changed"), &json!(2)));
+    home.ok(&["stop"]);
+    assert!(lines.next().is_none());
+    assert_eq!(listen.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn discover_lists_a_namespace_and_shows_an_event() {
+    let home = Home::new();
+    let list = home.ok(&["discover", "state"]);
+    assert!(list.contains("state:set") && !list.contains("system:"), "{list}");
+    let event = home.ok(&["discover", "state:set"]);
+    assert!(event.contains("key: string (required)"), "{event}");
+    let json = home.json(&["discover", "-o", "json"]);
+    assert_eq!(json["total"].as_u64().unwrap() as usize, json["events"].as_object().unwrap().len());
+    assert_eq!(home.ksi(&["discover", "state:nothing"]).status.code(), Some(1));
+}
+
+#[test]
+fn every_event_and_parameter_is_described() {
+    let home = Home::new();
+    let found = home.json(&["discover", "-o", "json"]);
+    for (name, event) in found["events"].as_object().unwrap() {
+        assert_ne!(event["summary"], "", "{name} has no description");
+    }
+}
+
+#[test]
+fn the_reference_of_events_is_what_the_daemon_says() {
+    let home = Home::new();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/events.md");
+    let written = std::fs::read_to_string(file).unwrap_or_default();
+    let said = home.ok(&["discover", "--markdown"]);
+    assert!(written == said, "docs/events.md is stale: run `make docs`");
+}

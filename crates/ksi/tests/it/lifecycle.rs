@@ -1,0 +1,130 @@
+//! Starting, finding and stopping the daemon.
+
+use std::{io::Write, os::unix::fs::PermissionsExt, process::Stdio};
+
+use serde_json::{Value, json};
+
+use crate::daemon::Home;
+
+fn code(output: &std::process::Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn start_puts_the_daemon_into_the_background_and_stop_ends_it() {
+    let home = Home::new();
+    assert_eq!(code(&home.ksi(&["status"])), Some(3));
+    let started = home.json(&["start", "-o", "json"]);
+    assert_eq!(started["started"], true);
+    let again = home.json(&["start", "-o", "json"]);
+    assert_eq!((&again["started"], &again["pid"]), (&json!(false), &started["pid"]));
+    assert_eq!(home.ok(&["health"]).trim(), "healthy");
+    assert!(home.ok(&["status"]).contains("is running: healthy"));
+    assert!(home.ok(&["stop"]).contains("has stopped"));
+    // Who has ended may wait for its new parent to take notice.
+    let process = std::fs::read_to_string(format!("/proc/{}/stat", started["pid"]));
+    assert!(process.as_ref().is_ok_and(|stat| stat.contains(") Z ")) || process.is_err());
+    assert!(!home.path().join("run/daemon.sock").exists());
+    assert!(home.ok(&["stop"]).contains("not running"));
+}
+
+#[test]
+fn a_command_starts_the_daemon_unless_it_may_not() {
+    let home = Home::new();
+    let refused = home.ksi(&["--no-start", "emit", "system:health"]);
+    assert_eq!(code(&refused), Some(3));
+    assert!(stderr(&refused).contains("no daemon is running"), "{}", stderr(&refused));
+    assert_eq!(home.json(&["emit", "system:health"])["status"], "healthy");
+    assert_eq!(home.json(&["--no-start", "emit", "system:health"])["status"], "healthy");
+}
+
+#[test]
+fn commands_that_start_the_daemon_at_once_start_one() {
+    let home = Home::new();
+    let start = || home.command(&["start", "-o", "json"]).spawn().unwrap();
+    let commands: Vec<_> = (0..6).map(|_| start()).collect();
+    let outputs: Vec<_> =
+        commands.into_iter().map(|command| command.wait_with_output().unwrap()).collect();
+    let replies: Vec<Value> = outputs
+        .iter()
+        .map(|output| {
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(output)))
+        })
+        .collect();
+    assert_eq!(replies.iter().filter(|reply| reply["started"] == true).count(), 1, "{replies:?}");
+    assert!(replies.iter().all(|reply| reply["pid"] == replies[0]["pid"]), "{replies:?}");
+}
+
+#[tokio::test]
+async fn a_second_daemon_on_one_home_says_who_holds_it() {
+    let home = Home::new();
+    let daemon = home.daemon().await;
+    let second = home.ksi(&["start", "--foreground"]);
+    assert_eq!(code(&second), Some(1));
+    assert!(stderr(&second).contains(&daemon.pid().to_string()), "{}", stderr(&second));
+    assert_eq!(home.ok(&["health"]).trim(), "healthy");
+}
+
+#[tokio::test]
+async fn a_socket_left_by_a_killed_daemon_is_in_nobodys_way() {
+    let home = Home::new();
+    home.daemon().await.kill();
+    assert!(home.path().join("run/daemon.sock").exists(), "nothing was left behind");
+    assert_eq!(code(&home.ksi(&["status"])), Some(3));
+    home.daemon().await;
+}
+
+#[tokio::test]
+async fn socket_and_folders_are_the_owners_alone() {
+    let home = Home::new();
+    let _daemon = home.daemon().await;
+    let mode = |path: &str| {
+        std::fs::metadata(home.path().join(path)).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!((mode("run"), mode("run/daemon.sock"), mode("state")), (0o700, 0o600, 0o700));
+}
+
+#[test]
+fn a_broken_configuration_names_file_and_line_and_the_daemon_does_not_start() {
+    let home = Home::new();
+    let config = home.path().join("config");
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::write(config.join("config.toml"), "model = \"local\"\n[lokal]\n").unwrap();
+    let output = home.ksi(&["start"]);
+    assert_eq!(code(&output), Some(1));
+    let said = stderr(&output);
+    assert!(said.contains("config.toml") && said.contains("line 2"), "{said}");
+}
+
+#[test]
+fn a_home_that_cannot_be_written_is_an_error_that_says_so() {
+    let home = Home::new();
+    let file = home.path().join("file");
+    std::fs::File::create(&file).unwrap().write_all(b"x").unwrap();
+    let output = home.command(&["start"]).env("KSI_HOME", file.join("below")).output().unwrap();
+    assert_eq!(code(&output), Some(1));
+    assert!(stderr(&output).contains("cannot be made"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let home = Home::new();
+    home.ok(&["start"]);
+    let mut discover = home.command(&["discover"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(discover.stdout.take());
+    assert_eq!(discover.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_signal_ends_the_daemon_like_a_request() {
+    let home = Home::new();
+    let mut daemon = home.daemon().await;
+    let pid = rustix::process::Pid::from_raw(daemon.pid() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    daemon.wait_for("ended").await;
+    assert_eq!(daemon.wait().code(), Some(0));
+}

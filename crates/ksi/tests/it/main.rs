@@ -1,0 +1,10 @@
+//! The integration tests of the program: one binary, one module per subject.
+
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
+
+mod crash;
+mod daemon;
+mod events;
+mod idle;
+mod lifecycle;
+mod tidy;
