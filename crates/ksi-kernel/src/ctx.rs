@@ -1,23 +1,15 @@
 //! What a handler and an effect may do.
 
-use std::{
-    future::Future,
-    marker::PhantomData,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use ksi_protocol::{Code, Error, Pattern, Result};
-use ksi_state::{By, Facts, Millis, Origin, PluginId, Refused, Seq, State};
+use ksi_ring::{Event, Inbox, Listener};
+use ksi_state::{By, Facts, Millis, Origin, PluginId, Query, Record, Refused, State};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::oneshot;
 
-use crate::{
-    event::Event,
-    kernel::Core,
-    listener::{Inbox, Listener, News},
-};
+use crate::kernel::Kernel;
 
 /// Who asks, and by which means an answer reaches them besides the reply.
 #[derive(Clone, Default)]
@@ -47,7 +39,7 @@ impl Caller {
 
 /// A plugin's way to its state, to other plugins and to the news.
 pub struct Ctx<S> {
-    core: Arc<Core>,
+    kernel: Kernel,
     plugin: PluginId,
     caller: Caller,
     state: PhantomData<fn() -> S>,
@@ -55,13 +47,13 @@ pub struct Ctx<S> {
 
 impl<S> Clone for Ctx<S> {
     fn clone(&self) -> Self {
-        Ctx { core: self.core.clone(), caller: self.caller.clone(), ..*self }
+        Ctx { kernel: self.kernel.clone(), caller: self.caller.clone(), ..*self }
     }
 }
 
 impl<S: State> Ctx<S> {
-    pub(crate) fn new(core: Arc<Core>, plugin: PluginId, caller: Caller) -> Self {
-        Ctx { core, plugin, caller, state: PhantomData }
+    pub(crate) fn new(kernel: Kernel, plugin: PluginId, caller: Caller) -> Self {
+        Ctx { kernel, plugin, caller, state: PhantomData }
     }
 
     /// Decides what happens, on the state as it is; returns when that is safe from a crash.
@@ -78,14 +70,16 @@ impl<S: State> Ctx<S> {
             Err(error) => (Facts::none(), Err(error)),
         };
         let done = Box::new(move |result| drop(durable.send(result)));
-        let now = self.core.clock.now();
-        let reply = self.core.sequencer.decide(self.plugin, &by, now, decide, done);
+        let sequencer = &self.kernel.0.sequencer;
+        let reply = sequencer.decide(self.plugin, &by, self.now(), decide, done);
         let reply = reply.map_err(|refusal| refused(&refusal))?;
-        match wait.await {
-            Ok(Ok(())) => reply,
-            Ok(Err(lost)) => Err(lost_error(&lost.to_string())),
-            Err(_) => Err(lost_error("the daemon is ending")),
-        }
+        let why = match wait.await {
+            Ok(Ok(())) => return reply,
+            Ok(Err(lost)) => lost.to_string(),
+            Err(_) => "the daemon is ending".to_owned(),
+        };
+        Err(Error::unavailable(format!("the outcome is unknown: {why}"))
+            .hint("ask for the state before you try again, or use an idempotency key"))
     }
 
     /// Reads the state as of its last durable fact or later, and waits until that is durable.
@@ -95,14 +89,14 @@ impl<S: State> Ctx<S> {
 
     /// Looks at the state as it is, durable or not; for health and metrics.
     pub fn peek<R>(&self, look: impl FnOnce(&S) -> R) -> Result<R> {
-        self.core.sequencer.peek(self.plugin, look).map_err(|refusal| refused(&refusal))
+        let seen = self.kernel.0.sequencer.peek(self.plugin, look);
+        seen.map_err(|refusal| refused(&refusal))
     }
 
     /// Sends a request on the caller's behalf.
     pub async fn call<R: DeserializeOwned>(&self, event: &str, data: &impl Serialize) -> Result<R> {
-        let data = to_raw_value(data).map_err(|error| Error::internal(error.to_string()))?;
         let caller = Caller { effect: None, ..self.caller.clone() };
-        let reply = self.core.call(caller, event.to_owned(), data).await?;
+        let reply = self.kernel.dispatch(caller, event, raw(data)?).await?;
         serde_json::from_str(reply.get()).map_err(|error| {
             Error::internal(format!("the reply to `{event}` has another shape: {error}"))
         })
@@ -110,8 +104,8 @@ impl<S: State> Ctx<S> {
 
     /// Passes news on to whoever listens; it is not kept.
     pub fn signal(&self, name: &str, data: &impl Serialize) {
-        match to_raw_value(data) {
-            Ok(data) => self.core.signal(name, data),
+        match raw(data) {
+            Ok(data) => self.kernel.signal(name, data),
             Err(error) => tracing::error!(event = name, %error, "a signal cannot be serialized"),
         }
     }
@@ -119,7 +113,7 @@ impl<S: State> Ctx<S> {
     /// A listener to these patterns from now on.
     pub fn listen(&self, patterns: &[&str]) -> Result<Listener> {
         let patterns: Result<Vec<_>> = patterns.iter().map(|text| Pattern::parse(text)).collect();
-        let listener = self.core.listener();
+        let listener = self.kernel.listener();
         listener.inbox().subscribe(patterns?, None);
         Ok(listener)
     }
@@ -128,20 +122,14 @@ impl<S: State> Ctx<S> {
     pub async fn until<R>(
         &self,
         listener: &mut Listener,
-        mut answer: impl FnMut(&Event) -> Option<R>,
+        answer: impl FnMut(&Event) -> Option<R>,
     ) -> Result<R> {
-        while let Some(news) = listener.next().await {
-            let News::Event(event, _) = news else { continue };
-            if let Some(found) = answer(&event) {
-                return Ok(found);
-            }
-        }
-        Err(Error::new(Code::Shutdown, "the daemon is shutting down"))
+        listener.until(answer).await.ok_or_else(closing)
     }
 
     /// The facts in the journal that match.
-    pub async fn journal(&self, query: ksi_state::Query) -> Result<Vec<ksi_state::Record>> {
-        let journal = self.core.journal.clone();
+    pub async fn journal(&self, query: Query) -> Result<Vec<Record>> {
+        let journal = self.kernel.0.journal.clone();
         let read = tokio::task::spawn_blocking(move || journal.read(&query)).await;
         let read = read.map_err(|_| Error::internal("reading the journal panicked"))?;
         read.map_err(|error| Error::unavailable(error.to_string()))
@@ -159,93 +147,44 @@ impl<S: State> Ctx<S> {
 
     /// The time.
     pub fn now(&self) -> Millis {
-        self.core.clock.now()
+        self.kernel.clock().now()
     }
 
     /// Waits; by the daemon's clock, which tests may move.
     pub async fn sleep(&self, duration: Duration) {
         let at = self.now().plus(duration.as_millis() as u64);
-        self.core.clock.sleep_until(at).await;
+        self.kernel.clock().sleep_until(at).await;
     }
 
     /// Runs a future as a task of the daemon.
     pub fn spawn(&self, name: &str, future: impl Future<Output = ()> + Send + 'static) {
-        self.core.tasks.spawn(name, future);
+        self.kernel.tasks().spawn(name, future);
     }
 
     /// The daemon as a whole: what it answers, what runs, how it is.
-    pub fn daemon(&self) -> Daemon<'_> {
-        Daemon(&self.core)
-    }
-}
-
-/// The daemon as a plugin may see it.
-pub struct Daemon<'a>(pub(crate) &'a Arc<Core>);
-
-impl Daemon<'_> {
-    /// Every event that plugins answer or publish, with its shape.
-    pub fn catalog(&self) -> &[crate::plugin::EventDoc] {
-        &self.0.router.catalog
-    }
-
-    /// The plugins' names, in order.
-    pub fn plugins(&self) -> &[&'static str] {
-        &self.0.router.plugins
-    }
-
-    /// The plugins whose state cannot be trusted, and why.
-    pub fn degraded(&self) -> Vec<(&'static str, String)> {
-        self.0.sequencer.degraded()
-    }
-
-    /// The last fact, and the last durable one.
-    pub fn position(&self) -> (Seq, Seq) {
-        self.0.sequencer.position()
-    }
-
-    /// How many tasks run.
-    pub fn task_count(&self) -> usize {
-        self.0.tasks.count()
-    }
-
-    /// How many effects run.
-    pub fn effects(&self) -> usize {
-        self.0.effects.running()
-    }
-
-    /// When the daemon started.
-    pub fn started(&self) -> Millis {
-        self.0.started
-    }
-
-    /// Whether the journal failed, so that only a new start helps.
-    pub fn broken(&self) -> bool {
-        self.0.broken.load(Ordering::Relaxed)
-    }
-
-    /// Asks the daemon to shut down.
-    pub fn stop(&self) {
-        self.0.stop.send_replace(true);
+    pub fn daemon(&self) -> &Kernel {
+        &self.kernel
     }
 }
 
 /// A reply that may be raw JSON already.
 pub(crate) fn raw(value: &impl Serialize) -> Result<Box<RawValue>> {
-    to_raw_value(value).map_err(|error| Error::internal(format!("a reply is not JSON: {error}")))
+    to_raw_value(value).map_err(|error| Error::internal(format!("it is not JSON: {error}")))
 }
 
-pub(crate) fn refused(refused: &Refused) -> Error {
+pub(crate) fn closing() -> Error {
+    Error::new(Code::Shutdown, "the daemon is shutting down")
+        .hint("try again in a moment; commands start it when it is not there")
+}
+
+fn refused(refused: &Refused) -> Error {
+    let why = refused.to_string();
     match refused {
-        Refused::Degraded { .. } => Error::unavailable(refused.to_string())
+        Refused::Degraded { .. } => Error::unavailable(why)
             .hint("`ksi health` says what is wrong; the journal itself is kept")
             .retryable(false),
-        Refused::Stale => Error::conflict(refused.to_string()),
-        Refused::Unserializable { .. } => Error::internal(refused.to_string()),
-        Refused::Closed => Error::new(Code::Shutdown, "the daemon is shutting down"),
+        Refused::Stale => Error::conflict(why),
+        Refused::Unserializable { .. } => Error::internal(why),
+        Refused::Closed => closing(),
     }
-}
-
-fn lost_error(why: &str) -> Error {
-    Error::unavailable(format!("the outcome is unknown: {why}"))
-        .hint("ask for the state before you try again, or use an idempotency key")
 }

@@ -1,31 +1,22 @@
 //! The kernel: plugins, sequencer, router, ring and tasks put together.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::{thread::JoinHandle, time::Duration};
 
-use ksi_protocol::{Code, Error, Result};
-use ksi_state::{Committed, Journal, JournalError, Millis, PluginId, Sequencer};
+use ksi_protocol::{Error, Result};
+use ksi_ring::{Event, Listener, News, Ring};
+use ksi_runtime::{BoxFuture, Clock, EffectFailed, Effects, Run, Tasks, caught};
+use ksi_state::{
+    By, Committed, Facts, Fault, Journal, JournalError, Millis, PluginId, Seq, Sequencer,
+};
+use parking_lot::Mutex;
 use serde_json::value::RawValue;
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch, time::timeout};
 
-use crate::{
-    caught,
-    clock::Clock,
-    ctx::{Caller, Daemon},
-    effects::{EffectFailed, Effects},
-    event::Event,
-    listener::{Listener, News},
-    plugin::{AnyPlugin, Plugin, Stopper, Watcher},
-    ring::Ring,
-    router::{Guard, Router},
-    tasks::Tasks,
-};
+use crate::ctx::{Caller, closing};
+use crate::plugin::{AnyPlugin, EventDoc, Performer, Place, Plugin, Stopper, Watcher};
+use crate::router::{Guard, Router};
 
 /// Why the kernel did not start.
 #[derive(Debug, thiserror::Error)]
@@ -36,42 +27,44 @@ pub enum StartError {
         /// The event.
         event: &'static str,
         /// One owner.
-        one: String,
+        one: &'static str,
         /// The other.
         two: &'static str,
     },
     /// Two plugins have the same name.
     #[error("there are two plugins of the name `{0}`")]
     Twice(&'static str),
-    /// A plugin's table is wrong.
-    #[error("plugin `{plugin}`: {why}")]
-    Plugin {
-        /// The plugin.
-        plugin: &'static str,
-        /// What is wrong.
-        why: String,
-    },
+    /// A plugin watches a pattern that is none.
+    #[error("plugin `{0}`: {1}")]
+    Pattern(&'static str, Error),
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The writer's thread could not be started.
     #[error("the journal's writer could not be started")]
-    Writer(#[source] std::io::Error),
+    Writer(#[from] std::io::Error),
 }
+
+/// A running kernel.
+#[derive(Clone)]
+pub struct Kernel(pub(crate) Arc<Core>);
 
 pub(crate) struct Core {
     pub(crate) sequencer: Sequencer,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) router: Router,
-    pub(crate) effects: Effects,
     pub(crate) ring: Ring,
-    pub(crate) tasks: Tasks,
-    pub(crate) clock: Clock,
-    pub(crate) started: Millis,
-    stoppers: Vec<(&'static str, Stopper)>,
-    pub(crate) closing: watch::Sender<bool>,
-    pub(crate) stop: watch::Sender<bool>,
-    pub(crate) broken: AtomicBool,
+    effects: Effects,
+    tasks: Tasks,
+    clock: Clock,
+    started: Millis,
+    names: Vec<&'static str>,
+    performers: Vec<Option<Performer>>,
+    stoppers: Vec<Option<Stopper>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    closing: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    broken: AtomicBool,
 }
 
 /// What a kernel is made of.
@@ -83,60 +76,67 @@ pub struct Setup {
     /// Where time comes from.
     pub clock: Clock,
     /// Who may send what.
-    pub guards: Vec<Box<dyn Guard>>,
+    pub guards: Vec<Guard>,
 }
 
-/// A running kernel.
-#[derive(Clone)]
-pub struct Kernel {
-    core: Arc<Core>,
-    writer: Arc<Mutex<Option<JoinHandle<()>>>>,
-}
+/// How long tasks have to end by themselves before they are named and ended.
+const LAGGARDS: Duration = Duration::from_secs(2);
 
 impl Kernel {
     /// Folds the journal, starts what is wanted, and answers from then on.
     ///
     /// Must be called on a tokio runtime, which runs everything that the kernel owns.
-    pub fn start(setup: Setup) -> Result<Kernel, StartError> {
-        let own = Plugin::<()>::new("kernel").fact::<EffectFailed>();
-        let mut plugins = vec![own.into()];
-        plugins.extend(setup.plugins);
-        let router = Router::new(&mut plugins, setup.guards)?;
-        let (mut machines, mut performers, mut watchers, mut stoppers) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (place, plugin) in plugins.into_iter().enumerate() {
-            let _ = plugin.place.set(PluginId(place));
+    pub fn start(Setup { plugins, journal, clock, guards }: Setup) -> Result<Kernel, StartError> {
+        let own = Plugin::<()>::new("kernel").fact::<EffectFailed>().into();
+        let mut plugins: Vec<AnyPlugin> = [own].into_iter().chain(plugins).collect();
+        let router = Router::new(&mut plugins, guards)?;
+        let (mut names, mut machines, mut performers) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut stoppers, mut watchers) = (Vec::new(), Vec::new());
+        for (id, plugin) in plugins.into_iter().enumerate() {
+            if names.contains(&plugin.name) {
+                return Err(StartError::Twice(plugin.name));
+            }
+            for (pattern, watcher) in plugin.watchers {
+                let pattern = pattern.map_err(|error| StartError::Pattern(plugin.name, error))?;
+                watchers.push((PluginId(id), pattern, watcher));
+            }
+            names.push(plugin.name);
             machines.push(plugin.machine);
             performers.push(plugin.performer);
-            watchers.extend(plugin.watchers);
-            stoppers.extend(plugin.stopper.map(|stop| (plugin.name, stop)));
+            stoppers.push(plugin.stopper);
         }
-        let (sequencer, wants) = Sequencer::open(machines, setup.journal.clone())?;
-        let ring = Ring::default();
+        let (sequencer, wants) = Sequencer::open(machines, journal.clone())?;
+        let (ring, tasks) = (Ring::default(), Tasks::new(Handle::current()));
         ring.start_at(sequencer.position().1);
-        let core = Arc::new(Core {
+        let kernel = Kernel(Arc::new_cyclic(|core: &Weak<Core>| Core {
+            effects: Effects::new(names.clone(), core.clone(), tasks.clone(), clock.clone()),
             sequencer,
-            journal: setup.journal,
+            journal,
             router,
-            effects: Effects::new(performers),
             ring,
-            tasks: Tasks::new(tokio::runtime::Handle::current()),
-            started: setup.clock.now(),
-            clock: setup.clock,
+            tasks,
+            started: clock.now(),
+            clock,
+            names,
+            performers,
             stoppers,
+            writer: Mutex::default(),
             closing: watch::Sender::new(false),
             stop: watch::Sender::new(false),
             broken: AtomicBool::new(false),
-        });
-        let writer = core.clone().start_writer().map_err(StartError::Writer)?;
-        for (pattern, watcher) in watchers {
-            let listener = core.listener();
+        }));
+        let writer = kernel.clone();
+        let write = move || while writer.0.sequencer.commit(&|news| writer.committed(news)) {};
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(write)?;
+        *kernel.0.writer.lock() = Some(thread);
+        for (id, pattern, watcher) in watchers {
+            let listener = kernel.listener();
             listener.inbox().subscribe(vec![pattern], None);
-            core.tasks.spawn("watcher", watch(core.clone(), listener, watcher));
+            kernel.tasks().spawn("watcher", kernel.clone().watch(id, listener, watcher));
         }
-        core.tasks.spawn("timer", core.clone().keep_time());
-        core.apply(wants, true);
-        Ok(Kernel { core, writer: Arc::new(Mutex::new(Some(writer))) })
+        kernel.tasks().spawn("timer", kernel.0.effects.clone().keep_time());
+        kernel.0.effects.replace(wants);
+        Ok(kernel)
     }
 
     /// Answers a request of this caller.
@@ -147,71 +147,105 @@ impl Kernel {
         data: Box<RawValue>,
     ) -> Result<Box<RawValue>> {
         // Only here: what was begun before may still call what it needs to finish.
-        if *self.core.closing.borrow() {
-            return Err(Error::new(Code::Shutdown, "the daemon is shutting down")
-                .hint("try again in a moment; commands start it when it is not there"));
+        if *self.0.closing.borrow() {
+            Err(closing())
+        } else {
+            self.dispatch(caller, &event, data).await
         }
-        self.core.call(caller, event, data).await
     }
 
     /// A listener that hears nothing until it subscribes.
     pub fn listener(&self) -> Listener {
-        self.core.listener()
+        Listener::new(self.0.ring.clone(), self.0.journal.clone())
     }
 
     /// The owner of the daemon's tasks.
     pub fn tasks(&self) -> &Tasks {
-        &self.core.tasks
+        &self.0.tasks
+    }
+
+    /// What the plugins' states want, and what of it runs.
+    pub fn effects(&self) -> &Effects {
+        &self.0.effects
     }
 
     /// The clock.
     pub fn clock(&self) -> &Clock {
-        &self.core.clock
+        &self.0.clock
     }
 
-    /// What runs and how it is.
-    pub fn daemon(&self) -> Daemon<'_> {
-        Daemon(&self.core)
+    /// Every event that plugins answer or publish, by name.
+    pub fn catalog(&self) -> impl Iterator<Item = &EventDoc> {
+        self.0.router.catalog()
+    }
+
+    /// The plugins' names, in order.
+    pub fn plugins(&self) -> &[&'static str] {
+        &self.0.names
+    }
+
+    /// The plugins whose state cannot be trusted, and why.
+    pub fn degraded(&self) -> Vec<(&'static str, String)> {
+        self.0.sequencer.degraded()
+    }
+
+    /// The last fact, and the last durable one.
+    pub fn position(&self) -> (Seq, Seq) {
+        self.0.sequencer.position()
+    }
+
+    /// When the daemon started.
+    pub fn started(&self) -> Millis {
+        self.0.started
+    }
+
+    /// Whether the journal failed, so that only a new start helps.
+    pub fn broken(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
     }
 
     /// Each plugin's state and wants, as they are and as the whole journal makes them.
     #[cfg(any(test, feature = "testing"))]
     pub fn audit(&self) -> Result<[Vec<ksi_state::testing::Snapshot>; 2], JournalError> {
-        self.core.sequencer.audit()
+        self.0.sequencer.audit()
+    }
+
+    /// Asks the daemon to shut down.
+    pub fn stop(&self) {
+        self.0.stop.send_replace(true);
     }
 
     /// Returns once somebody has asked the daemon to stop.
     pub async fn stop_requested(&self) {
-        let mut stop = self.core.stop.subscribe();
-        let _ = stop.wait_for(|stop| *stop).await;
+        let _ = self.0.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
     /// Returns once no new request is taken.
     pub async fn closing(&self) {
-        let mut closing = self.core.closing.subscribe();
-        let _ = closing.wait_for(|closing| *closing).await;
+        let _ = self.0.closing.subscribe().wait_for(|closing| *closing).await;
     }
 
     /// Ends in phases: refuse, finish within the grace, stop, write, end all tasks.
     ///
     /// Only the writing has no bound: what was decided must reach the disk.
     pub async fn shutdown(&self, grace: Duration) {
-        let core = &self.core;
+        let core = &self.0;
         core.closing.send_replace(true);
-        let _ = tokio::time::timeout(grace, async {
-            for (plugin, stop) in core.stoppers.iter().rev() {
-                tracing::debug!(plugin, "stopping");
-                if let Err(why) = caught(async { stop(core.clone()).await }).await {
-                    tracing::error!(plugin, why, "panicked while stopping");
+        let _ = timeout(grace, async {
+            for (id, stop) in core.stoppers.iter().enumerate().rev() {
+                let Some(stop) = stop else { continue };
+                let stop = caught(async { stop(Place(self.clone(), PluginId(id)), ()).await });
+                if let Err(Fault(why)) = stop.await {
+                    tracing::error!(plugin = core.names[id], why, "could not stop");
                 }
             }
-            core.drain_effects().await;
+            core.effects.drain().await;
         })
         .await;
-        core.stop_effects();
-        let _ = tokio::time::timeout(LAGGARDS, core.drain_effects()).await;
+        core.effects.stop();
+        let _ = timeout(LAGGARDS, core.effects.drain()).await;
         core.sequencer.close();
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = core.writer.lock().take();
         if let Some(writer) = writer {
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
@@ -220,52 +254,57 @@ impl Kernel {
             tracing::warn!(task = name, "had to be ended");
         }
     }
-}
-
-/// How long tasks have to end by themselves before they are named and ended.
-const LAGGARDS: Duration = Duration::from_secs(2);
-
-impl Core {
-    pub(crate) fn listener(&self) -> Listener {
-        Listener::new(self.ring.clone(), self.journal.clone())
-    }
 
     pub(crate) fn signal(&self, name: &str, data: Box<RawValue>) {
-        self.ring.publish([Arc::new(Event::signal(name, self.clock.now(), data))]);
-    }
-
-    fn start_writer(self: Arc<Self>) -> std::io::Result<JoinHandle<()>> {
-        let write = move || {
-            while self.sequencer.commit(&|news| self.committed(news)) {}
-        };
-        std::thread::Builder::new().name("journal".into()).spawn(write)
+        self.0.ring.publish([Arc::new(Event::signal(name, self.0.clock.now(), data))]);
     }
 
     /// For each durable batch: first its wants, then the ring; the replies follow.
-    fn committed(self: &Arc<Self>, news: Committed) {
+    fn committed(&self, news: Committed) {
         match news {
             Committed::Batch(batch) => {
-                self.apply(batch.wants, false);
-                self.ring.publish(batch.records.into_iter().map(|r| Arc::new(Event::fact(r))));
+                self.0.effects.apply(batch.wants);
+                self.0.ring.publish(batch.records.into_iter().map(|r| Arc::new(Event::fact(r))));
             }
             Committed::Rebuilt(wants) => {
                 tracing::error!("the journal had no room; what was not on disk is forgotten");
-                self.apply(wants, true);
+                self.0.effects.replace(wants);
             }
             Committed::Broken(error) => {
                 tracing::error!(%error, "the journal failed; the daemon ends");
-                self.broken.store(true, Ordering::Relaxed);
-                self.stop.send_replace(true);
+                self.0.broken.store(true, Ordering::Relaxed);
+                self.stop();
+            }
+        }
+    }
+
+    async fn watch(self, id: PluginId, mut listener: Listener, watcher: Watcher) {
+        while let Some(news) = listener.next().await {
+            let News::Event(event, _) = news else { continue };
+            let told = caught(async { watcher(Place(self.clone(), id), event).await }).await;
+            if let Err(Fault(why)) = told {
+                tracing::error!(plugin = self.plugins()[id.0], why, "a watcher failed");
             }
         }
     }
 }
 
-async fn watch(core: Arc<Core>, mut listener: Listener, watcher: Watcher) {
-    while let Some(news) = listener.next().await {
-        let News::Event(event, _) = news else { continue };
-        if let Err(why) = caught(async { watcher(core.clone(), event).await }).await {
-            tracing::error!(why, "a watcher panicked");
+impl ksi_runtime::Performer for Core {
+    fn perform(self: Arc<Self>, run: Run) -> BoxFuture<Result<(), String>> {
+        Box::pin(async move {
+            let (kernel, id) = (Kernel(self.clone()), run.place.0);
+            let perform = self.performers[id.0].as_ref().ok_or("its plugin runs no effects")?;
+            perform(Place(kernel, id), run).await.map_err(|error| error.to_string())
+        })
+    }
+
+    fn failed(&self, failure: EffectFailed) {
+        let by = By { origin: Caller::system().origin, effect: None };
+        let decide = |(): &(), _| (Facts::one(failure), ());
+        let recorded =
+            self.sequencer.decide(PluginId(0), &by, self.clock.now(), decide, Box::new(|_| {}));
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "the failure could not be recorded");
         }
     }
 }

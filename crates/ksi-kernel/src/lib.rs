@@ -213,44 +213,21 @@
 //! # Reading this crate
 //!
 //! In this order: `plugin`, the table; `ctx`, what a handler may do; `router`, from a name to its
-//! owner; `kernel`, start, commit and shutdown; `effects`, what runs; `event` and `ring`, how news
-//! travel; `listener`, one reader of them; `tasks`, who owns what is spawned; `clock`. What keeps
-//! state true lies below, in `ksi_state`.
+//! owner; `kernel`, start, commit and shutdown. Below lie `ksi_runtime`, what runs and when;
+//! `ksi_ring`, how news travel; and `ksi_state`, what keeps state true.
 
-mod clock;
 mod ctx;
-mod effects;
-mod event;
 mod kernel;
-mod listener;
 mod plugin;
-mod ring;
 mod router;
-mod tasks;
 
-use std::panic::AssertUnwindSafe;
-
-use futures_util::FutureExt;
-
-pub use clock::Clock;
-pub use ctx::{Caller, Ctx, Daemon};
-pub use effects::EffectFailed;
-pub use event::Event;
+pub use ctx::{Caller, Ctx};
 pub use kernel::{Kernel, Setup, StartError};
 pub use ksi_protocol::{Code, Error, Pattern, Result};
+pub use ksi_ring::{Because, Event, Inbox, Listener, News};
+pub use ksi_runtime::{BoxFuture, Clock, EffectFailed, Tasks};
 pub use ksi_state::{
     Changed, Fact, Facts, Fault, Journal, Millis, Origin, Out, Query, Record, Seq, Stamp, Want,
 };
-pub use listener::{Inbox, Listener, News};
-pub use plugin::{AnyPlugin, BoxFuture, EventDoc, Kind, Plugin};
-pub use ring::Because;
+pub use plugin::{AnyPlugin, EventDoc, Kind, Plugin};
 pub use router::Guard;
-pub use tasks::Tasks;
-
-/// Runs a future to its end; a panic of it becomes its text.
-async fn caught<T>(future: impl Future<Output = T>) -> Result<T, String> {
-    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
-    })
-}

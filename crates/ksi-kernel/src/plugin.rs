@@ -1,33 +1,31 @@
 //! Plugins as values: a name, a state, and a table of what they answer, fold, want and watch.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{marker::PhantomData, sync::Arc};
 
 use ksi_protocol::{Error, Pattern, Result};
+use ksi_ring::Event;
+use ksi_runtime::{BoxFuture, Run};
 use ksi_state::{Changed, Effect, Fact, Fault, Machine, Out, PluginId, Stamp, State, Want};
 use schemars::{JsonSchema, schema_for};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-use crate::{
-    ctx::{Caller, Ctx, raw},
-    event::Event,
-    kernel::Core,
-};
+use crate::ctx::{Caller, Ctx, raw};
+use crate::kernel::Kernel;
 
-/// A boxed future that may move between threads.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type Boxed<I, O> = Box<dyn Fn(Place, I) -> BoxFuture<O> + Send + Sync>;
+pub(crate) type Handler = Boxed<(Caller, Box<RawValue>), Result<Box<RawValue>>>;
+pub(crate) type Performer = Boxed<Run, Result<()>>;
+pub(crate) type Watcher = Boxed<Arc<Event>, ()>;
+pub(crate) type Stopper = Boxed<(), ()>;
 
-pub(crate) type Handler =
-    Box<dyn Fn(Arc<Core>, Caller, Box<RawValue>) -> BoxFuture<Result<Box<RawValue>>> + Send + Sync>;
-pub(crate) type Watcher = Box<dyn Fn(Arc<Core>, Arc<Event>) -> BoxFuture<()> + Send + Sync>;
-pub(crate) type Performer = Arc<dyn Fn(Arc<Core>, Run) -> BoxFuture<Result<()>> + Send + Sync>;
-pub(crate) type Stopper = Box<dyn Fn(Arc<Core>) -> BoxFuture<()> + Send + Sync>;
+/// Where a plugin stands when one of its functions is called.
+pub(crate) struct Place(pub(crate) Kernel, pub(crate) PluginId);
 
-/// One run of an effect.
-pub(crate) struct Run {
-    pub(crate) key: String,
-    pub(crate) epoch: u64,
-    pub(crate) effect: ksi_state::AnyEffect,
+impl Place {
+    fn ctx<S: State>(self, caller: Caller) -> Ctx<S> {
+        Ctx::new(self.0, self.1, caller)
+    }
 }
 
 /// What an event is to those who send or receive it.
@@ -62,37 +60,26 @@ pub struct EventDoc {
 /// A plugin under construction; `S` is its state, changed by folds alone.
 pub struct Plugin<S> {
     pub(crate) parts: AnyPlugin,
-    state: std::marker::PhantomData<fn() -> S>,
+    state: PhantomData<fn() -> S>,
 }
 
 /// A finished plugin.
 pub struct AnyPlugin {
     pub(crate) name: &'static str,
     pub(crate) machine: Machine,
-    pub(crate) docs: Vec<EventDoc>,
-    pub(crate) handlers: Vec<(&'static str, Handler)>,
-    pub(crate) watchers: Vec<(Pattern, Watcher)>,
+    pub(crate) events: Vec<(EventDoc, Option<Handler>)>,
+    pub(crate) watchers: Vec<(Result<Pattern>, Watcher)>,
     pub(crate) performer: Option<Performer>,
     pub(crate) stopper: Option<Stopper>,
-    pub(crate) faults: Vec<String>,
-    pub(crate) place: Arc<std::sync::OnceLock<PluginId>>,
 }
 
 impl<S: State> Plugin<S> {
     /// A plugin that does nothing yet.
     pub fn new(name: &'static str) -> Self {
-        let parts = AnyPlugin {
-            name,
-            machine: Machine::new::<S>(name),
-            docs: Vec::new(),
-            handlers: Vec::new(),
-            watchers: Vec::new(),
-            performer: None,
-            stopper: None,
-            faults: Vec::new(),
-            place: Arc::default(),
-        };
-        Plugin { parts, state: std::marker::PhantomData }
+        let machine = Machine::new::<S>(name);
+        let (events, watchers, performer, stopper) = (Vec::new(), Vec::new(), None, None);
+        let parts = AnyPlugin { name, machine, events, watchers, performer, stopper };
+        Plugin { parts, state: PhantomData }
     }
 
     /// Answers a request; exactly one plugin may answer an event.
@@ -105,17 +92,14 @@ impl<S: State> Plugin<S> {
         F: Fn(Ctx<S>, P) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<R>> + Send + 'static,
     {
-        let reply = schema_for!(R).to_value();
-        self.document::<P>(event, Kind::Request, reply);
-        let place = self.parts.place.clone();
-        let handler: Handler = Box::new(move |core, caller, data| {
-            let (handler, id) = (handler.clone(), at(&place));
+        let answer: Handler = Box::new(move |place, (caller, data)| {
+            let handler = handler.clone();
             Box::pin(async move {
                 let params = parse::<P>(&data)?;
-                raw(&handler(Ctx::new(core, id, caller), params).await?)
+                raw(&handler(place.ctx(caller), params).await?)
             })
         });
-        self.parts.handlers.push((event, handler));
+        self.document::<P>(event, Kind::Request, schema_for!(R).to_value(), Some(answer));
         self
     }
 
@@ -130,13 +114,13 @@ impl<S: State> Plugin<S> {
 
     /// Declares a fact of this plugin, so that it is documented and cannot be sent from outside.
     pub fn fact<F: Fact + JsonSchema>(mut self) -> Self {
-        self.document::<F>(F::NAME, Kind::Fact, Value::Null);
+        self.document::<F>(F::NAME, Kind::Fact, Value::Null, None);
         self
     }
 
     /// Declares a signal of this plugin and its shape.
     pub fn signal<P: JsonSchema>(mut self, event: &'static str) -> Self {
-        self.document::<P>(event, Kind::Signal, Value::Null);
+        self.document::<P>(event, Kind::Signal, Value::Null, None);
         self
     }
 
@@ -148,18 +132,17 @@ impl<S: State> Plugin<S> {
     ) -> Self
     where
         E: Effect + Clone,
-        F: Fn(Ctx<S>, String, u64, E) -> Fut + Clone + Send + Sync + 'static,
+        F: Fn(Ctx<S>, String, u64, E) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
         self.parts.machine.drive(drive);
-        let place = self.parts.place.clone();
-        self.parts.performer = Some(Arc::new(move |core, run| {
+        self.parts.performer = Some(Box::new(move |place, run| {
             let Some(effect) = run.effect.get::<E>().cloned() else {
                 return Box::pin(async { Err(Error::internal("an effect of another type")) });
             };
-            let effect_id = Some((run.key.clone(), run.epoch));
-            let caller = Caller { effect: effect_id, ..Caller::system() };
-            Box::pin(perform(Ctx::new(core, at(&place), caller), run.key, run.epoch, effect))
+            let ((_, key), epoch) = (run.place, run.epoch);
+            let caller = Caller { effect: Some((key.clone(), epoch)), ..Caller::system() };
+            Box::pin(perform(place.ctx(caller), key, epoch, effect))
         }));
         self
     }
@@ -170,14 +153,9 @@ impl<S: State> Plugin<S> {
         F: Fn(Ctx<S>, Arc<Event>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let place = self.parts.place.clone();
-        let watcher: Watcher = Box::new(move |core, event| {
-            Box::pin(watch(Ctx::new(core, at(&place), Caller::system()), event))
-        });
-        match Pattern::parse(pattern) {
-            Ok(pattern) => self.parts.watchers.push((pattern, watcher)),
-            Err(error) => self.parts.faults.push(error.to_string()),
-        }
+        let watcher: Watcher =
+            Box::new(move |place, event| Box::pin(watch(place.ctx(Caller::system()), event)));
+        self.parts.watchers.push((Pattern::parse(pattern), watcher));
         self
     }
 
@@ -187,19 +165,22 @@ impl<S: State> Plugin<S> {
         F: Fn(Ctx<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let place = self.parts.place.clone();
-        self.parts.stopper = Some(Box::new(move |core| {
-            Box::pin(stop(Ctx::new(core, at(&place), Caller::system())))
-        }));
+        let stop: Stopper = Box::new(move |place, ()| Box::pin(stop(place.ctx(Caller::system()))));
+        self.parts.stopper = Some(stop);
         self
     }
 
-    fn document<P: JsonSchema>(&mut self, event: &'static str, kind: Kind, reply: Value) {
+    fn document<P: JsonSchema>(
+        &mut self,
+        event: &'static str,
+        kind: Kind,
+        reply: Value,
+        answer: Option<Handler>,
+    ) {
         let params = schema_for!(P).to_value();
         let summary = params.get("description").and_then(Value::as_str).unwrap_or_default();
-        let summary = summary.to_owned();
-        let plugin = self.parts.name;
-        self.parts.docs.push(EventDoc { event, plugin, kind, summary, params, reply });
+        let (summary, plugin) = (summary.to_owned(), self.parts.name);
+        self.parts.events.push((EventDoc { event, plugin, kind, summary, params, reply }, answer));
     }
 }
 
@@ -217,18 +198,13 @@ impl<S> From<Plugin<S>> for AnyPlugin {
     }
 }
 
-/// The plugin's place, which the kernel fills in when it starts.
-fn at(place: &std::sync::OnceLock<PluginId>) -> PluginId {
-    place.get().copied().unwrap_or(PluginId(usize::MAX))
-}
-
 /// Reads the parameters; an error names the path and what was expected there.
 fn parse<P: DeserializeOwned>(data: &RawValue) -> Result<P> {
     let mut json = serde_json::Deserializer::from_str(data.get());
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let why = error.into_inner().to_string();
-        let why = why.split(" at line ").next().unwrap_or_default().to_owned();
+        let why = why.split(" at line ").next().unwrap_or_default();
         Error::bad_params(why).at(path).hint("`ksi discover EVENT` shows the shape it wants")
     })
 }

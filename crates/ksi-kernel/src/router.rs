@@ -1,129 +1,105 @@
 //! The router: from an event's name to the one plugin that answers it.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::BTreeMap;
 
 use ksi_protocol::{Code, Error, Result, check_event_name};
+use ksi_runtime::caught;
+use ksi_state::{Fault, PluginId};
 use serde_json::value::RawValue;
 
-use crate::{
-    caught,
-    ctx::{Caller, raw},
-    kernel::{Core, StartError},
-    plugin::{AnyPlugin, EventDoc, Handler, Kind},
-};
+use crate::ctx::{Caller, raw};
+use crate::kernel::{Kernel, StartError};
+use crate::plugin::{AnyPlugin, EventDoc, Handler, Place};
 
-/// Says whether a caller may send an event; asked before every dispatch.
-pub trait Guard: Send + Sync + 'static {
-    /// An error ends the request.
-    fn check(&self, caller: &Caller, event: &str) -> Result<()>;
-}
-
-impl<F: Fn(&Caller, &str) -> Result<()> + Send + Sync + 'static> Guard for F {
-    fn check(&self, caller: &Caller, event: &str) -> Result<()> {
-        self(caller, event)
-    }
-}
+/// Says whether a caller may send an event; asked before every dispatch, an error ends the request.
+pub type Guard = Box<dyn Fn(&Caller, &str) -> Result<()> + Send + Sync>;
 
 /// Who answers what.
 pub(crate) struct Router {
-    routes: HashMap<&'static str, Handler>,
-    news: BTreeSet<&'static str>,
-    namespaces: BTreeSet<String>,
-    guards: Vec<Box<dyn Guard>>,
-    pub(crate) catalog: Vec<EventDoc>,
-    pub(crate) plugins: Vec<&'static str>,
+    routes: BTreeMap<&'static str, Route>,
+    guards: Vec<Guard>,
+}
+
+/// An event and its owner; without a handler it is published, and nobody may send it.
+struct Route {
+    doc: EventDoc,
+    plugin: PluginId,
+    handler: Option<Handler>,
 }
 
 impl Router {
-    pub(crate) fn new(
-        plugins: &mut [AnyPlugin],
-        guards: Vec<Box<dyn Guard>>,
-    ) -> Result<Self, StartError> {
-        let mut owners: HashMap<&str, &str> = HashMap::new();
-        let (mut routes, mut news, mut namespaces) =
-            (HashMap::new(), BTreeSet::new(), BTreeSet::new());
-        let (mut catalog, mut names) = (Vec::new(), Vec::new());
-        for plugin in plugins {
-            let name = plugin.name;
-            if names.contains(&name) {
-                return Err(StartError::Twice(name));
-            }
-            names.push(name);
-            if let Some(fault) = plugin.faults.pop() {
-                return Err(StartError::Plugin { plugin: name, why: fault });
-            }
-            for doc in &plugin.docs {
-                if let Some(other) = owners.insert(doc.event, name) {
-                    return Err(StartError::Owner {
-                        event: doc.event,
-                        one: other.to_owned(),
-                        two: name,
-                    });
+    pub(crate) fn new(plugins: &mut [AnyPlugin], guards: Vec<Guard>) -> Result<Self, StartError> {
+        let mut routes: BTreeMap<_, Route> = BTreeMap::new();
+        for (id, plugin) in plugins.iter_mut().enumerate() {
+            for (doc, handler) in plugin.events.drain(..) {
+                let (event, two) = (doc.event, plugin.name);
+                let route = Route { doc, plugin: PluginId(id), handler };
+                if let Some(Route { doc: EventDoc { plugin: one, .. }, .. }) =
+                    routes.insert(event, route)
+                {
+                    return Err(StartError::Owner { event, one, two });
                 }
-                if doc.kind != Kind::Request {
-                    news.insert(doc.event);
-                }
-                namespaces.extend(doc.event.split(':').next().map(str::to_owned));
             }
-            routes.extend(plugin.handlers.drain(..));
-            catalog.append(&mut plugin.docs);
         }
-        catalog.sort_by_key(|doc| doc.event);
-        Ok(Router { routes, news, namespaces, guards, catalog, plugins: names })
+        Ok(Router { routes, guards })
     }
 
-    /// Whether anyone may send this, and whether it has an owner.
-    fn route(&self, caller: &Caller, event: &str) -> Result<Option<&Handler>> {
-        for guard in &self.guards {
-            guard.check(caller, event)?;
-        }
-        if self.news.contains(event) {
-            let why = format!("`{event}` is published by its plugin and cannot be sent");
-            return Err(Error::new(Code::Forbidden, why).hint("subscribe to it instead"));
-        }
-        Ok(self.routes.get(event))
+    pub(crate) fn catalog(&self) -> impl Iterator<Item = &EventDoc> {
+        self.routes.values().map(|route| &route.doc)
+    }
+
+    /// Whether the caller may send this, and who answers it.
+    fn route(&self, caller: &Caller, event: &str) -> Result<Option<(PluginId, &Handler)>> {
+        self.guards.iter().try_for_each(|guard| guard(caller, event))?;
+        let Some(Route { plugin, handler, .. }) = self.routes.get(event) else { return Ok(None) };
+        let why = || format!("`{event}` is published by its plugin and cannot be sent");
+        let handler = handler.as_ref().ok_or_else(|| Error::new(Code::Forbidden, why()));
+        Ok(Some((*plugin, handler.map_err(|error| error.hint("subscribe to it instead"))?)))
+    }
+
+    /// Whether a plugin answers or publishes anything in this event's namespace.
+    fn knows_namespace_of(&self, event: &str) -> bool {
+        let namespace = event.split_inclusive(':').next().unwrap_or_default();
+        self.routes.range(namespace..).next().is_some_and(|(known, _)| known.starts_with(namespace))
     }
 
     fn unhandled(&self, event: &str) -> Error {
         let error = Error::new(Code::Unhandled, format!("no plugin answers `{event}`"));
-        let near = |known: &&&'static str| strsim::damerau_levenshtein(known, event) <= 3;
-        let by_distance = |known: &&&'static str| strsim::damerau_levenshtein(known, event);
-        match self.routes.keys().filter(near).min_by_key(by_distance) {
-            Some(known) => error.hint(format!("did you mean `{known}`?")),
+        let answered = self.routes.iter().filter(|(_, route)| route.handler.is_some());
+        let by_distance =
+            answered.map(|(known, _)| (strsim::damerau_levenshtein(known, event), known));
+        match by_distance.min().filter(|(distance, _)| *distance <= 3) {
+            Some((_, known)) => error.hint(format!("did you mean `{known}`?")),
             None => error.hint("`ksi discover` lists what is answered"),
         }
     }
 }
 
-impl Core {
+impl Kernel {
     /// Answers a request, or passes a signal on to whoever listens.
-    pub(crate) async fn call(
-        self: &Arc<Self>,
+    pub(crate) async fn dispatch(
+        &self,
         caller: Caller,
-        event: String,
+        event: &str,
         data: Box<RawValue>,
     ) -> Result<Box<RawValue>> {
         let answer = caught(async {
-            match self.router.route(&caller, &event)? {
-                Some(handler) => handler(self.clone(), caller, data).await,
-                None => self.pass_on(&event, data),
+            match self.0.router.route(&caller, event)? {
+                Some((id, handler)) => handler(Place(self.clone(), id), (caller, data)).await,
+                None => self.pass_on(event, data),
             }
         });
-        answer.await.unwrap_or_else(|why| {
+        answer.await.unwrap_or_else(|Fault(why)| {
             tracing::error!(event, why, "a handler panicked");
-            Err(Error::new(Code::Panicked, format!("the handler of `{event}` panicked: {why}")))
+            Err(Error::new(Code::Panicked, format!("the handler of `{event}` {why}")))
         })
     }
 
     fn pass_on(&self, event: &str, data: Box<RawValue>) -> Result<Box<RawValue>> {
         check_event_name(event)?;
-        let namespace = event.split(':').next().unwrap_or_default();
-        let delivered = self.ring.listeners(event);
-        if self.router.namespaces.contains(namespace) || delivered == 0 {
-            return Err(self.router.unhandled(event));
+        let delivered = self.0.ring.listeners(event);
+        if self.0.router.knows_namespace_of(event) || delivered == 0 {
+            return Err(self.0.router.unhandled(event));
         }
         self.signal(event, data);
         raw(&serde_json::json!({ "delivered": delivered }))

@@ -159,23 +159,21 @@ async fn health(cx: Ctx<()>, version: String) -> Result<Healthy> {
         pid: std::process::id(),
         modules_loaded: daemon.plugins().len(),
         modules: daemon.plugins().to_vec(),
-        events_registered: daemon.catalog().len(),
-        background_tasks: daemon.task_count(),
-        running: daemon.effects(),
+        events_registered: daemon.catalog().count(),
+        background_tasks: daemon.tasks().count(),
+        running: daemon.effects().running(),
         seq: seq.0,
         durable_seq: durable.0,
     })
 }
 
 async fn discover(cx: Ctx<()>, req: Discover) -> Result<Discovered> {
-    let daemon = cx.daemon();
-    let catalog = daemon.catalog();
     let wanted = |doc: &&EventDoc| {
         req.event.as_ref().is_none_or(|event| event == doc.event)
             && req.namespace.as_ref().is_none_or(|wanted| wanted == namespace(doc.event))
     };
-    let events: BTreeMap<_, _> =
-        catalog.iter().filter(wanted).map(|doc| (doc.event, describe(doc, req.detail))).collect();
+    let events = cx.daemon().catalog().filter(wanted);
+    let events: BTreeMap<_, _> = events.map(|doc| (doc.event, describe(doc, req.detail))).collect();
     if let (true, Some(event)) = (events.is_empty(), &req.event) {
         return Err(Error::not_found(format!("there is no event `{event}`")));
     }
@@ -185,13 +183,10 @@ async fn discover(cx: Ctx<()>, req: Discover) -> Result<Discovered> {
 }
 
 async fn help(cx: Ctx<()>, req: Help) -> Result<Described> {
-    let found = cx
-        .daemon()
-        .catalog()
-        .iter()
-        .find(|doc| doc.event == req.event)
-        .map(|doc| describe(doc, true));
-    found.ok_or_else(|| Error::not_found(format!("there is no event `{}`", req.event)))
+    let found = cx.daemon().catalog().find(|doc| doc.event == req.event);
+    found
+        .map(|doc| describe(doc, true))
+        .ok_or_else(|| Error::not_found(format!("there is no event `{}`", req.event)))
 }
 
 async fn shutdown(cx: Ctx<()>, _: Shutdown) -> Result<Stopping> {
@@ -205,14 +200,14 @@ async fn modules(cx: Ctx<()>, _: ListModules) -> Result<Modules> {
     let module = |name: &&'static str| Module {
         name,
         status: if degraded.contains_key(name) { "degraded" } else { "active" },
-        events: daemon.catalog().iter().filter(|d| d.plugin == *name).map(|d| d.event).collect(),
+        events: daemon.catalog().filter(|d| d.plugin == *name).map(|d| d.event).collect(),
     };
     let modules: Vec<_> = daemon.plugins().iter().map(module).collect();
     Ok(Modules { count: modules.len(), modules })
 }
 
 async fn schema(cx: Ctx<()>, _: ApiSchema) -> Result<BTreeMap<&'static str, Described>> {
-    Ok(cx.daemon().catalog().iter().map(|doc| (doc.event, describe(doc, true))).collect())
+    Ok(cx.daemon().catalog().map(|doc| (doc.event, describe(doc, true))).collect())
 }
 
 fn namespace(event: &str) -> &str {

@@ -5,11 +5,10 @@ use std::{any::Any, borrow::Cow, fmt, sync::Arc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
+use crate::sequencer::Refused;
+
 /// A fact's place in the journal; the first is 1.
-#[derive(
-    Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Seq(pub u64);
 
 impl Seq {
@@ -26,10 +25,7 @@ impl fmt::Display for Seq {
 }
 
 /// Wall time in milliseconds since the epoch.
-#[derive(
-    Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Millis(pub u64);
 
 impl Millis {
@@ -99,31 +95,17 @@ impl Record {
     }
 }
 
-pub(crate) trait AnyFact: Send {
-    fn record(&self, seq: Seq, at: Millis, origin: &Arc<Origin>) -> serde_json::Result<Record>;
-    fn name(&self) -> &'static str;
-    fn as_any(&self) -> &dyn Any;
+/// A fact whose type only the folds know.
+pub(crate) trait AnyFact: Any + Send {
+    fn record(&self, seq: Seq, at: Millis, origin: &Arc<Origin>) -> Result<Record, Refused>;
 }
 
 impl<F: Fact> AnyFact for F {
-    fn record(&self, seq: Seq, at: Millis, origin: &Arc<Origin>) -> serde_json::Result<Record> {
-        Ok(Record {
-            seq,
-            at,
-            name: Cow::Borrowed(F::NAME),
-            version: F::VERSION,
-            subject: self.subject().into_owned(),
-            origin: origin.clone(),
-            data: serde_json::value::to_raw_value(self)?,
-        })
-    }
-
-    fn name(&self) -> &'static str {
-        F::NAME
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
+    fn record(&self, seq: Seq, at: Millis, origin: &Arc<Origin>) -> Result<Record, Refused> {
+        let (name, version, subject) = (F::NAME.into(), F::VERSION, self.subject().into_owned());
+        let data = serde_json::value::to_raw_value(self)
+            .map_err(|error| Refused::Unserializable { fact: F::NAME, why: error.to_string() })?;
+        Ok(Record { seq, at, name, version, subject, origin: origin.clone(), data })
     }
 }
 
@@ -140,6 +122,12 @@ impl Facts {
     /// One thing happened.
     pub fn one(fact: impl Fact) -> Self {
         Self::none().and(fact)
+    }
+
+    /// How many things happened.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// And this happened too.

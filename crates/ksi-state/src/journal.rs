@@ -80,6 +80,7 @@ impl Query {
     }
 
     /// Whether this fact is asked for, `limit` aside.
+    #[cfg(any(test, feature = "testing"))]
     pub fn wants(&self, record: &Record) -> bool {
         record.seq > self.after
             && self.until.is_none_or(|until| record.seq <= until)
@@ -91,6 +92,7 @@ impl Query {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
 fn name_matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix),

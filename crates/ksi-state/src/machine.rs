@@ -1,19 +1,13 @@
 //! Machines: how facts change a plugin's state, and what that state wants to run.
 
-use std::{
-    any::Any,
-    collections::{BTreeSet, HashMap},
-    fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{any::Any, fmt, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{
-    fact::{Fact, Millis, Record, Stamp},
-    sequencer::PluginId,
-};
+use crate::fact::{Fact, Millis, Record, Stamp};
+use crate::sequencer::{PluginId, Refused};
 
 /// A plugin's state: made by folding facts, and by nothing else.
 pub trait State: Default + Serialize + DeserializeOwned + Send + 'static {}
@@ -27,6 +21,15 @@ impl<E: PartialEq + fmt::Debug + Send + Sync + 'static> Effect for E {}
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Fault(pub String);
+
+impl Fault {
+    /// What a panic said.
+    pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Fault(format!("panicked: {text}"))
+    }
+}
 
 /// What a fold says besides changing its state.
 #[derive(Debug, Default)]
@@ -72,43 +75,30 @@ pub enum Want<E> {
 }
 
 /// An effect whose type only its plugin knows.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct AnyEffect(Arc<dyn ErasedEffect>);
 
-trait ErasedEffect: Send + Sync {
-    fn as_any(&self) -> &dyn Any;
-    fn equals(&self, other: &dyn Any) -> bool;
-    fn debug(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+trait ErasedEffect: Any + fmt::Debug + Send + Sync {
+    fn equals(&self, other: &AnyEffect) -> bool;
 }
 
 impl<E: Effect> ErasedEffect for E {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-    fn equals(&self, other: &dyn Any) -> bool {
-        other.downcast_ref::<E>() == Some(self)
-    }
-    fn debug(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+    fn equals(&self, other: &AnyEffect) -> bool {
+        other.get::<E>() == Some(self)
     }
 }
 
 impl AnyEffect {
     /// The effect, if it is of this type.
     pub fn get<E: Effect>(&self) -> Option<&E> {
-        self.0.as_any().downcast_ref()
+        let effect: &dyn Any = &*self.0;
+        effect.downcast_ref()
     }
 }
 
 impl PartialEq for AnyEffect {
     fn eq(&self, other: &Self) -> bool {
-        self.0.equals(other.0.as_any())
-    }
-}
-
-impl fmt::Debug for AnyEffect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.debug(f)
+        self.0.equals(other)
     }
 }
 
@@ -116,7 +106,8 @@ impl fmt::Debug for AnyEffect {
 pub type Wants = Vec<(PluginId, Want<AnyEffect>)>;
 
 impl<E: Effect> Want<E> {
-    pub(crate) fn erase(self) -> Want<AnyEffect> {
+    /// The same want, of an effect whose type only its plugin knows.
+    pub fn erase(self) -> Want<AnyEffect> {
         match self {
             Want::Run { key, epoch, at, effect } => {
                 Want::Run { key, epoch, at, effect: AnyEffect(Arc::new(effect)) }
@@ -126,31 +117,42 @@ impl<E: Effect> Want<E> {
     }
 }
 
+type AnyState = Box<dyn Any + Send>;
 type FoldFn = Box<
     dyn Fn(&mut dyn Any, Option<&dyn Any>, &Record, &mut Out) -> Result<(), Fault> + Send + Sync,
 >;
 type DriveFn = Box<dyn Fn(&dyn Any, Changed<'_>) -> Vec<Want<AnyEffect>> + Send + Sync>;
 
-/// A plugin's state machine: its folds and its drive.
+/// A plugin's state machine: its folds, its drive, its state, and what that wants at present.
 pub struct Machine {
     pub(crate) name: &'static str,
-    pub(crate) init: fn() -> Box<dyn Any + Send>,
-    #[cfg(any(test, feature = "testing"))]
-    dump: fn(&dyn Any) -> serde_json::Result<serde_json::Value>,
     folds: HashMap<&'static str, Vec<FoldFn>>,
     drive: Option<DriveFn>,
+    init: fn() -> AnyState,
+    #[cfg(any(test, feature = "testing"))]
+    dump: fn(&dyn Any) -> serde_json::Result<serde_json::Value>,
+    pub(crate) live: Live,
+}
+
+/// What folds have made of a machine so far.
+pub(crate) struct Live {
+    state: AnyState,
+    pub(crate) degraded: Option<String>,
+    pub(crate) wanted: BTreeMap<String, Want<AnyEffect>>,
 }
 
 impl Machine {
     /// A machine over this type of state.
     pub fn new<S: State>(name: &'static str) -> Self {
+        let init: fn() -> AnyState = || Box::new(S::default());
         Machine {
             name,
-            init: || Box::new(S::default()),
-            #[cfg(any(test, feature = "testing"))]
-            dump: |state| serde_json::to_value(state.downcast_ref::<S>()),
             folds: HashMap::new(),
             drive: None,
+            init,
+            #[cfg(any(test, feature = "testing"))]
+            dump: |state| serde_json::to_value(state.downcast_ref::<S>()),
+            live: Live { state: init(), degraded: None, wanted: BTreeMap::new() },
         }
     }
 
@@ -160,8 +162,7 @@ impl Machine {
         fold: impl Fn(&mut S, &F, &Stamp, &mut Out) -> Result<(), Fault> + Send + Sync + 'static,
     ) {
         let fold: FoldFn = Box::new(move |state, live, record, out| {
-            let state =
-                state.downcast_mut().ok_or_else(|| Fault("state of another type".into()))?;
+            let state = state.downcast_mut().ok_or_else(|| Fault("not a state of its".into()))?;
             match live.and_then(<dyn Any>::downcast_ref::<F>) {
                 Some(fact) => fold(state, fact, &record.stamp(), out),
                 None => fold(state, &parse(record)?, &record.stamp(), out),
@@ -181,40 +182,87 @@ impl Machine {
         }));
     }
 
-    /// Folds one fact and collects the keys it changed; true if the machine folds it at all.
+    pub(crate) fn state<S: State>(&self) -> Result<&S, Refused> {
+        let plugin = self.name;
+        match &self.live.degraded {
+            Some(why) => Err(Refused::Degraded { plugin, why: why.clone() }),
+            None => self.live.state.downcast_ref().ok_or_else(|| Refused::Degraded {
+                plugin,
+                why: "asked for a state of another type".into(),
+            }),
+        }
+    }
+
+    /// Forgets everything, and hands out what was there.
+    pub(crate) fn reset(&mut self) -> Live {
+        let fresh = Live { state: (self.init)(), degraded: None, wanted: BTreeMap::new() };
+        std::mem::replace(&mut self.live, fresh)
+    }
+
+    /// Folds one fact and collects the keys it changed; true if this machine folds it.
     pub(crate) fn apply(
-        &self,
-        state: &mut (dyn Any + Send),
-        live: Option<&dyn Any>,
+        &mut self,
+        fact: Option<&dyn Any>,
         record: &Record,
         keys: &mut BTreeSet<String>,
-    ) -> Result<bool, Fault> {
-        let Some(folds) = self.folds.get(record.name.as_ref()) else { return Ok(false) };
+    ) -> bool {
+        let Some(folds) = self.folds.get(record.name.as_ref()) else { return false };
         let mut out = Out::default();
+        let Live { state, degraded, .. } = &mut self.live;
         for fold in folds {
-            catch(|| fold(&mut *state, live, record, &mut out)).and_then(|result| result).map_err(
-                |Fault(why)| Fault(format!("fact {} {}: {why}", record.seq, record.name)),
-            )?;
+            if degraded.is_some() {
+                break;
+            }
+            let folded = catch(|| fold(&mut **state, fact, record, &mut out)).flatten();
+            let why = folded
+                .err()
+                .map(|Fault(why)| format!("fact {} {}: {why}", record.seq, record.name));
+            *degraded = why;
         }
         keys.insert(record.subject.clone());
         keys.append(&mut out.touched);
-        Ok(true)
+        true
     }
 
-    pub(crate) fn wants(
-        &self,
-        state: &(dyn Any + Send),
-        changed: Changed<'_>,
-    ) -> Result<Vec<Want<AnyEffect>>, Fault> {
-        match &self.drive {
-            Some(drive) => catch(|| drive(state, changed)),
-            None => Ok(Vec::new()),
+    /// What the plugin wants now that it did not before, and what it wants no more.
+    pub(crate) fn want(&mut self, changed: Changed<'_>) -> Vec<Want<AnyEffect>> {
+        let Some(drive) = &self.drive else { return Vec::new() };
+        if self.live.degraded.is_none() {
+            match catch(|| drive(&*self.live.state, changed)) {
+                Ok(wants) => return wants.into_iter().filter(|want| self.note(want)).collect(),
+                Err(Fault(why)) => self.live.degraded = Some(why),
+            }
+        }
+        // Nothing may run for a state that cannot be trusted.
+        let wanted = std::mem::take(&mut self.live.wanted);
+        wanted.into_keys().map(|key| Want::Stop { key }).collect()
+    }
+
+    /// Remembers a want; false if it is not news.
+    fn note(&mut self, want: &Want<AnyEffect>) -> bool {
+        match want {
+            Want::Stop { key } => self.live.wanted.remove(key).is_some(),
+            Want::Run { key, .. } => {
+                self.live.wanted.insert(key.clone(), want.clone()).as_ref() != Some(want)
+            }
         }
     }
 
+    /// Whether this attempt for this key is what the plugin wants at present.
+    pub(crate) fn wants(&self, key: &str, epoch: u64) -> bool {
+        let wanted = self.live.wanted.get(key);
+        matches!(wanted, Some(Want::Run { epoch: wanted, .. }) if *wanted == epoch)
+    }
+
+    /// The state as JSON and what is wanted, for comparing.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn dump(&self, state: &(dyn Any + Send)) -> serde_json::Result<serde_json::Value> {
-        (self.dump)(state)
+    pub(crate) fn snapshot(&self) -> crate::testing::Snapshot {
+        crate::testing::Snapshot {
+            plugin: self.name,
+            degraded: self.live.degraded.clone(),
+            state: (self.dump)(&*self.live.state).unwrap_or_default(),
+            wanted: self.live.wanted.values().map(|want| format!("{want:?}")).collect(),
+        }
     }
 }
 
@@ -227,10 +275,6 @@ fn parse<F: Fact>(record: &Record) -> Result<F, Fault> {
 }
 
 /// Turns a panic into a fault: plugin code may be wrong, the sequencer must go on.
-fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Fault> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Fault(format!("panicked: {text}"))
-    })
+pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| Fault::of_panic(&*panic))
 }

@@ -1,19 +1,12 @@
 //! The sequencer: the one place that orders facts.
 
-use std::{
-    any::Any,
-    cell::Cell,
-    collections::BTreeSet,
-    mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-};
+use std::{any::Any, cell::Cell, collections::BTreeSet, mem, sync::Arc};
 
-use crate::{
-    fact::{Facts, Millis, Origin, Record, Seq},
-    journal::{Append, AppendError, Journal, JournalError, Query},
-    machine::{Changed, Machine, State, Wants},
-    slot::Slot,
-};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::fact::{Facts, Millis, Origin, Record, Seq};
+use crate::journal::{Append, AppendError, Journal, JournalError, Query};
+use crate::machine::{Changed, Fault, Machine, State, Wants, catch};
 
 /// Which machine, by its place in the list given to [`Sequencer::open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,19 +77,10 @@ pub enum Committed {
 }
 
 /// Takes what is durable, in order, on the writer's thread.
-pub trait Sink {
-    /// The next piece of news.
-    fn committed(&self, news: Committed);
-}
-
-impl<F: Fn(Committed)> Sink for F {
-    fn committed(&self, news: Committed) {
-        self(news);
-    }
-}
+pub type Sink<'a> = &'a dyn Fn(Committed);
 
 struct Inner {
-    slots: Vec<Slot>,
+    machines: Vec<Machine>,
     head: Seq,
     durable: Seq,
     at: Millis,
@@ -112,10 +96,6 @@ pub struct Sequencer {
     ready: Condvar,
 }
 
-thread_local! {
-    static DECIDING: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Facts are read back in pages of this many.
 const PAGE: usize = 4096;
 
@@ -126,10 +106,8 @@ impl Sequencer {
         journal: Arc<dyn Journal>,
     ) -> Result<(Self, Wants), JournalError> {
         let epoch = journal.claim()?;
-        let slots = machines.into_iter().map(Slot::new).collect();
-        let (head, at) = (Seq::default(), Millis::default());
-        let mut inner =
-            Inner { slots, head, durable: head, at, pending: Vec::new(), closed: false };
+        let (head, at, pending) = (Seq::default(), Millis::default(), Vec::new());
+        let mut inner = Inner { machines, head, durable: head, at, pending, closed: false };
         let wants = inner.rebuild(&*journal)?;
         Ok((Self { journal, epoch, inner: Mutex::new(inner), ready: Condvar::new() }, wants))
     }
@@ -148,23 +126,18 @@ impl Sequencer {
     ) -> Result<R, Refused> {
         let mut inner = self.lock();
         let at = inner.at.max(now);
-        let slot = inner.slot(plugin)?;
-        if let Some((key, epoch)) = &by.effect
-            && slot.wanted.get(key).is_none_or(|wanted| wanted.epoch != *epoch)
-        {
+        let machine = inner.machine(plugin)?;
+        if by.effect.as_ref().is_some_and(|(key, epoch)| !machine.wants(key, *epoch)) {
             return Err(Refused::Stale);
         }
-        let (facts, reply) = {
-            let _deciding = Deciding::enter();
-            decide(slot.state()?, at)
-        };
+        let (facts, reply) = deciding(|| Ok(decide(machine.state()?, at)))?;
         let records = inner.records(&facts, &by.origin, at)?;
         if records.is_empty() && inner.durable == inner.head {
             drop(inner);
             done(Ok(()));
             return Ok(reply);
         }
-        let live: Vec<_> = facts.0.iter().map(|fact| Some(fact.as_any())).collect();
+        let live: Vec<_> = facts.0.iter().map(|fact| Some(&**fact as &dyn Any)).collect();
         let wants = inner.fold(&records, &live);
         inner.pending.push(Batch { records, wants, done: Some(done) });
         drop(inner);
@@ -179,9 +152,8 @@ impl Sequencer {
         look: impl FnOnce(&S) -> R,
     ) -> Result<R, Refused> {
         let mut inner = self.lock();
-        let state = inner.slot(plugin)?.state()?;
-        let _deciding = Deciding::enter();
-        Ok(look(state))
+        let machine = inner.machine(plugin)?;
+        deciding(|| machine.state().map(look))
     }
 
     /// The last fact's place, and the last durable one's.
@@ -192,45 +164,37 @@ impl Sequencer {
 
     /// The plugins whose state cannot be trusted, and why.
     pub fn degraded(&self) -> Vec<(&'static str, String)> {
-        let inner = self.lock();
-        let degraded = |slot: &Slot| Some((slot.machine.name, slot.degraded.clone()?));
-        inner.slots.iter().filter_map(degraded).collect()
+        let degraded = |machine: &Machine| Some((machine.name, machine.live.degraded.clone()?));
+        self.lock().machines.iter().filter_map(degraded).collect()
     }
 
     /// Waits for decisions, makes them durable and passes them on; false once closed and empty.
-    pub fn commit(&self, sink: &dyn Sink) -> bool {
+    pub fn commit(&self, sink: Sink<'_>) -> bool {
         let mut inner = self.lock();
-        while inner.pending.is_empty() {
-            if inner.closed {
-                return false;
-            }
-            inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.ready.wait_while(&mut inner, |inner| inner.pending.is_empty() && !inner.closed);
+        let more = !inner.pending.is_empty();
         drop(inner);
         self.try_commit(sink);
-        true
+        more
     }
 
     /// Makes what is pending durable and passes it on, without waiting for more.
-    pub fn try_commit(&self, sink: &dyn Sink) {
+    pub fn try_commit(&self, sink: Sink<'_>) {
         let (batches, durable) = {
             let mut inner = self.lock();
             (mem::take(&mut inner.pending), inner.durable)
         };
         let records: Vec<_> = batches.iter().flat_map(|batch| batch.records.clone()).collect();
-        hold("append", &records);
-        let append = Append { records: &records, expect: durable, epoch: self.epoch };
-        let result = if records.is_empty() { Ok(()) } else { self.journal.append(append) };
-        match result {
-            Ok(()) => {
-                hold("appended", &records);
-                let durable = records.last().map_or(durable, |record| record.seq);
-                let dones = pass_on(batches, sink);
-                self.lock().durable = durable;
-                dones.into_iter().for_each(|done| done(Ok(())));
-            }
-            Err(error) => self.roll_back(batches, error, sink),
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::hold("append", records.last());
+        if let Err(error) = self.append(&records, durable) {
+            return self.roll_back(batches, error, sink);
         }
+        #[cfg(any(test, feature = "testing"))]
+        crate::testing::hold("appended", records.last());
+        let dones = pass_on(batches, sink);
+        self.lock().durable = records.last().map_or(durable, |record| record.seq);
+        dones.into_iter().for_each(|done| done(Ok(())));
     }
 
     /// No decision is taken any more; the writer ends when it has written the last one.
@@ -239,27 +203,19 @@ impl Sequencer {
         self.ready.notify_all();
     }
 
-    /// Each plugin's state and wants, as they are and as a fold of the whole journal makes them.
-    ///
-    /// Equal unless a fold is not pure or a drive's many small answers differ from its full one.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn audit(&self) -> Result<[Vec<crate::testing::Snapshot>; 2], JournalError> {
-        self.lock().audit(&*self.journal)
-    }
-
-    /// Every run that is wanted, with its epoch.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn wants(&self) -> Vec<(crate::runs::Place, u64)> {
-        let inner = self.lock();
-        let wants = |(id, slot): (usize, &Slot)| {
-            let epochs = slot.wanted.iter().map(|(key, wanted)| (key.clone(), wanted.epoch));
-            epochs.map(move |(key, epoch)| ((PluginId(id), key), epoch)).collect::<Vec<_>>()
-        };
-        inner.slots.iter().enumerate().flat_map(wants).collect()
+    /// A journal that panics has failed: the writer must not end without a word.
+    fn append(&self, records: &[Arc<Record>], expect: Seq) -> Result<(), AppendError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let append = Append { records, expect, epoch: self.epoch };
+        catch(|| self.journal.append(append)).unwrap_or_else(|Fault(message)| {
+            Err(AppendError::Io(JournalError { message, source: None }))
+        })
     }
 
     /// Forgets what is not on disk, by the same code as at boot.
-    fn roll_back(&self, mut lost: Vec<Batch>, error: AppendError, sink: &dyn Sink) {
+    fn roll_back(&self, mut lost: Vec<Batch>, error: AppendError, sink: Sink<'_>) {
         let why = Lost(error.to_string());
         let news = {
             let mut inner = self.lock();
@@ -275,39 +231,30 @@ impl Sequencer {
             inner.closed |= matches!(news, Committed::Broken(_));
             news
         };
-        sink.committed(news);
+        sink(news);
         lost.into_iter().filter_map(|batch| batch.done).for_each(|done| done(Err(why.clone())));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         debug_assert!(!DECIDING.get(), "a decision or a peek asked the sequencer again");
-        // A decision that panics has changed nothing, and folds do not panic through.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 
-/// A place where a test may stop the writer for good, to kill the process there.
-fn hold(_point: &str, _records: &[Arc<Record>]) {
-    #[cfg(any(test, feature = "testing"))]
-    if let Some(last) = _records.last() {
-        crate::testing::hold(_point, last.seq.0);
-    }
-}
-
-fn pass_on(batches: Vec<Batch>, sink: &dyn Sink) -> Vec<Done> {
+fn pass_on(batches: Vec<Batch>, sink: Sink<'_>) -> Vec<Done> {
     let mut dones = Vec::with_capacity(batches.len());
     for mut batch in batches {
         dones.extend(batch.done.take());
         if !batch.records.is_empty() {
-            sink.committed(Committed::Batch(batch));
+            sink(Committed::Batch(batch));
         }
     }
     dones
 }
 
 impl Inner {
-    fn slot(&mut self, plugin: PluginId) -> Result<&mut Slot, Refused> {
-        if self.closed { Err(Refused::Closed) } else { Ok(&mut self.slots[plugin.0]) }
+    fn machine(&mut self, plugin: PluginId) -> Result<&mut Machine, Refused> {
+        if self.closed { Err(Refused::Closed) } else { Ok(&mut self.machines[plugin.0]) }
     }
 
     fn records(
@@ -316,17 +263,9 @@ impl Inner {
         origin: &Arc<Origin>,
         at: Millis,
     ) -> Result<Vec<Arc<Record>>, Refused> {
-        let mut seq = self.head;
-        let mut records = Vec::with_capacity(facts.0.len());
-        for fact in &facts.0 {
-            seq = seq.next();
-            let record = fact.record(seq, at, origin).map_err(|error| Refused::Unserializable {
-                fact: fact.name(),
-                why: error.to_string(),
-            })?;
-            records.push(Arc::new(record));
-        }
-        Ok(records)
+        let places = (self.head.0 + 1..).map(Seq);
+        let records = facts.0.iter().zip(places).map(|(fact, seq)| fact.record(seq, at, origin));
+        records.map(|record| record.map(Arc::new)).collect()
     }
 
     /// Folds new facts into every plugin that folds them, then asks each what it wants.
@@ -335,14 +274,13 @@ impl Inner {
             (self.head, self.at) = (last.seq, last.at);
         }
         let mut wants = Vec::new();
-        for (id, slot) in self.slots.iter_mut().enumerate() {
-            let mut keys = BTreeSet::new();
-            let mut folded = false;
+        for (id, machine) in self.machines.iter_mut().enumerate() {
+            let (mut keys, mut folded) = (BTreeSet::new(), false);
             for (record, fact) in records.iter().zip(live) {
-                folded |= slot.apply(*fact, record, &mut keys);
+                folded |= machine.apply(*fact, record, &mut keys);
             }
             if folded {
-                let new = slot.want(Changed::Keys(&keys));
+                let new = machine.want(Changed::Keys(&keys));
                 wants.extend(new.into_iter().map(|want| (PluginId(id), want)));
             }
         }
@@ -351,79 +289,43 @@ impl Inner {
 
     /// Drops all state and folds the journal from its start.
     fn rebuild(&mut self, journal: &dyn Journal) -> Result<Wants, JournalError> {
-        self.slots.iter_mut().for_each(Slot::reset);
+        self.machines.iter_mut().for_each(|machine| drop(machine.reset()));
         (self.head, self.at) = (Seq::default(), Millis::default());
         loop {
             let records = journal.read(&Query::page(self.head, PAGE))?;
-            for slot in &mut self.slots {
+            for machine in &mut self.machines {
                 let mut keys = BTreeSet::new();
                 for record in &records {
-                    slot.apply(None, record, &mut keys);
+                    machine.apply(None, record, &mut keys);
                 }
             }
             let Some(last) = records.last() else { break };
             (self.head, self.at) = (last.seq, last.at);
         }
         self.durable = self.head;
-        let all = |(id, slot): (usize, &mut Slot)| {
-            slot.want(Changed::All).into_iter().map(move |want| (PluginId(id), want))
+        let all = |(id, machine): (usize, &mut Machine)| {
+            machine.want(Changed::All).into_iter().map(move |want| (PluginId(id), want))
         };
-        Ok(self.slots.iter_mut().enumerate().flat_map(all).collect())
+        Ok(self.machines.iter_mut().enumerate().flat_map(all).collect())
     }
+}
 
-    #[cfg(any(test, feature = "testing"))]
-    fn snapshot(&self) -> Vec<crate::testing::Snapshot> {
-        self.slots.iter().map(Slot::snapshot).collect()
-    }
-
-    /// Compares with a fold from the start, and leaves everything as it was.
-    #[cfg(any(test, feature = "testing"))]
-    fn audit(
-        &mut self,
-        journal: &dyn Journal,
-    ) -> Result<[Vec<crate::testing::Snapshot>; 2], JournalError> {
-        let live = self.snapshot();
-        let places = (self.head, self.durable, self.at);
-        let kept: Vec<_> = self.slots.iter_mut().map(Slot::set_aside).collect();
-        let fresh = self.refold(journal, places.0);
-        self.slots.iter_mut().zip(kept).for_each(|(slot, kept)| slot.put_back(kept));
-        (self.head, self.durable, self.at) = places;
-        Ok([live, fresh?])
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    fn refold(
-        &mut self,
-        journal: &dyn Journal,
-        head: Seq,
-    ) -> Result<Vec<crate::testing::Snapshot>, JournalError> {
-        self.rebuild(journal)?;
-        let waiting: Vec<_> = self.pending.iter().flat_map(|batch| batch.records.clone()).collect();
-        if self.head.0 + waiting.len() as u64 != head.0 {
-            let message = "an audit must wait until the writer is idle".to_owned();
-            return Err(JournalError { message, source: None });
-        }
-        self.fold(&waiting, &vec![None; waiting.len()]);
-        for slot in &mut self.slots {
-            slot.wanted.clear();
-            slot.want(Changed::All);
-        }
-        Ok(self.snapshot())
-    }
+thread_local! {
+    static DECIDING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Marks this thread as inside a decision, to catch one that asks the sequencer again.
-struct Deciding;
-
-impl Deciding {
-    fn enter() -> Self {
-        DECIDING.set(true);
-        Deciding
+fn deciding<R>(decide: impl FnOnce() -> R) -> R {
+    struct Deciding;
+    impl Drop for Deciding {
+        fn drop(&mut self) {
+            DECIDING.set(false);
+        }
     }
+    DECIDING.set(true);
+    let _deciding = Deciding;
+    decide()
 }
 
-impl Drop for Deciding {
-    fn drop(&mut self) {
-        DECIDING.set(false);
-    }
-}
+#[cfg(any(test, feature = "testing"))]
+mod audit;

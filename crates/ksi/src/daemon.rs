@@ -98,7 +98,7 @@ impl Daemon {
             }
         }
         drop(serving);
-        let broken = self.kernel.daemon().broken();
+        let broken = self.kernel.broken();
         tracing::info!("ended");
         Ok(if broken { ExitCode::from(crate::fail::FAILED) } else { ExitCode::SUCCESS })
     }

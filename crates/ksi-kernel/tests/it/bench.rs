@@ -253,7 +253,7 @@ impl Bench {
     pub(crate) fn over(
         journal: MemoryJournal,
         more: Vec<AnyPlugin>,
-        guards: Vec<Box<dyn Guard>>,
+        guards: Vec<Guard>,
     ) -> Self {
         let (tx, started) = mpsc::unbounded_channel();
         let (seen, watched) = mpsc::unbounded_channel();

@@ -30,10 +30,10 @@ async fn a_frozen_writer_lets_no_reply_no_fact_and_no_effect_out() {
     assert!(read.as_mut().now_or_never().is_none(), "a read waits for what it saw");
     assert!(request.as_mut().now_or_never().is_none(), "a reply before its fact was durable");
     assert!(listener.next().now_or_never().is_none(), "a fact before it was durable");
-    assert_eq!(bench.kernel.daemon().effects(), 0, "an effect before its fact was durable");
+    assert_eq!(bench.kernel.effects().running(), 0, "an effect before its fact was durable");
     assert!(bench.started.try_recv().is_err());
     assert_eq!(bench.call("job:peek", json!({})).await.unwrap(), 1, "a peek does not wait");
-    assert_eq!(bench.kernel.daemon().position(), (Seq(1), Seq(0)));
+    assert_eq!(bench.kernel.position(), (Seq(1), Seq(0)));
     bench.journal.thaw();
     assert_eq!(within(request).await.unwrap().get(), "1");
     assert_eq!(within(read).await.unwrap().get(), r#"["hold-1"]"#);
@@ -71,7 +71,7 @@ async fn while_one_batch_is_durable_no_effect_of_the_next_starts_or_stops() {
     let data = to_raw_value(&json!({ "id": "hold-2" })).unwrap();
     let mut next = Box::pin(bench.kernel.call(Caller::new("operator"), "job:add".into(), data));
     assert!(next.as_mut().now_or_never().is_none());
-    assert_eq!(bench.kernel.daemon().effects(), 1, "the first still runs, the second does not");
+    assert_eq!(bench.kernel.effects().running(), 1, "the first still runs, the second does not");
     assert!(bench.started.try_recv().is_err());
     bench.journal.thaw();
     within(next).await.unwrap();
@@ -89,9 +89,9 @@ async fn a_failing_write_rolls_memory_back_and_says_that_the_outcome_is_unknown(
     assert_eq!((error.code, error.retryable), (Code::Unavailable, true));
     assert!(error.message.contains("outcome is unknown"), "{error}");
     assert!(error.message.contains("the disk is full"), "{error}");
-    assert_eq!(bench.kernel.daemon().position(), (Seq(1), Seq(1)));
+    assert_eq!(bench.kernel.position(), (Seq(1), Seq(1)));
     assert_eq!(bench.call("job:list", json!({})).await.unwrap(), json!(["hold-1"]));
-    assert_eq!(bench.kernel.daemon().effects(), 1);
+    assert_eq!(bench.kernel.effects().running(), 1);
     bench.add("hold-3").await.unwrap();
     assert_eq!(bench.next_start().await, "hold-3", "the first was not started again");
     let [live, fresh] = bench.kernel.audit().unwrap();
@@ -105,7 +105,7 @@ async fn a_broken_journal_asks_the_daemon_to_end() {
     bench.journal.fail_next(AppendError::Io(io));
     assert_eq!(bench.add("hold-1").await.unwrap_err().code, Code::Unavailable);
     within(bench.kernel.stop_requested()).await;
-    assert!(bench.kernel.daemon().broken());
+    assert!(bench.kernel.broken());
     assert_eq!(bench.add("hold-2").await.unwrap_err().code, Code::Shutdown);
     assert_eq!(bench.journal.head().unwrap(), Seq(0));
 }
@@ -135,7 +135,7 @@ async fn after_many_facts_of_eight_tasks_memory_equals_a_fold_from_the_start() {
         heard(&mut listener).await;
     }
     assert_eq!(bench.call("job:list", json!({})).await.unwrap(), json!([]));
-    assert_eq!(bench.kernel.daemon().position(), (Seq(2_400), Seq(2_400)));
+    assert_eq!(bench.kernel.position(), (Seq(2_400), Seq(2_400)));
     let [live, fresh] = bench.kernel.audit().unwrap();
     assert_eq!(live, fresh);
 }

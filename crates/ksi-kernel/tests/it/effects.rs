@@ -24,7 +24,7 @@ async fn an_effect_that_fails_panics_or_ends_without_a_fact_is_recorded_and_runs
             assert!(failed.error.contains(why), "{}", failed.error);
             assert_eq!(failed.again_at, bench.clock.now().0 + pause);
             bench.clock.advance(pause - 1);
-            assert_eq!(bench.kernel.daemon().effects(), 0, "it runs before its time");
+            assert_eq!(bench.kernel.effects().running(), 0, "it runs before its time");
             bench.clock.advance(1);
         }
     }
@@ -53,7 +53,7 @@ async fn an_effect_starts_at_its_time_and_not_before() {
     assert_eq!(bench.next_start().await, "hold-now");
     bench.clock.advance(4_000);
     assert_eq!(bench.next_start().await, "hold-soon");
-    assert_eq!(bench.kernel.daemon().effects(), 2);
+    assert_eq!(bench.kernel.effects().running(), 2);
     bench.clock.advance(1_000);
     assert_eq!(bench.next_start().await, "hold-late");
 }

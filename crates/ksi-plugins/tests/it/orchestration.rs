@@ -294,7 +294,7 @@ async fn terminating_cancels_the_turn_and_keeps_the_transcript() {
     assert_eq!(again["status"], "terminated");
     assert_eq!(daemon.facts("orchestration:terminated").len(), 1);
     let daemon = daemon.restart().await;
-    assert_eq!(daemon.kernel.daemon().effects(), 0, "nothing goes on after a restart");
+    assert_eq!(daemon.kernel.effects().running(), 0, "nothing goes on after a restart");
 }
 
 #[tokio::test]

@@ -1,8 +1,7 @@
-//! For tests: a journal in memory, and a seeded world that runs machines without threads.
+//! For tests: a journal in memory, the suite that every journal passes, and places to stop.
 
 pub mod journal_suite;
 pub mod memory;
-pub mod world;
 
 /// One plugin's state and wants at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,11 +16,12 @@ pub struct Snapshot {
     pub wanted: Vec<String>,
 }
 
-/// Stops this thread for good where `KSI_HOLD=point:n` says, once `n` is reached.
+/// Stops this thread for good where `KSI_HOLD=point:n` says, once fact `n` is reached.
 ///
 /// It says so on stderr first, so that a test can kill the process exactly there.
 #[allow(clippy::print_stderr, reason = "the test reads it")]
-pub fn hold(point: &str, n: u64) {
+pub fn hold(point: &str, last: Option<&std::sync::Arc<crate::Record>>) {
+    let Some(n) = last.map(|record| record.seq.0) else { return };
     static HOLD: std::sync::OnceLock<Option<(String, u64)>> = std::sync::OnceLock::new();
     let hold = HOLD.get_or_init(|| {
         let text = std::env::var("KSI_HOLD").ok()?;

@@ -1,8 +1,6 @@
-//! What the sequencer promises, and machines in a seeded world.
+//! What the sequencer promises.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
 mod chat;
-mod depot;
 mod sequencer;
-mod simulation;

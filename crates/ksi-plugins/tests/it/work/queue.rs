@@ -214,7 +214,7 @@ async fn a_request_that_cannot_be_meant_is_refused_with_its_place() {
 #[tokio::test]
 async fn every_event_is_documented_with_its_fields() {
     let daemon = Daemon::start(ECHO);
-    let catalog = daemon.kernel.daemon().catalog().to_vec();
+    let catalog = daemon.kernel.catalog().cloned().collect::<Vec<_>>();
     for doc in catalog.iter().filter(|doc| doc.plugin == "work") {
         assert!(!doc.summary.is_empty(), "{} says nothing of itself", doc.event);
         assert!(doc.params["type"] == "object", "{}: {}", doc.event, doc.params);

@@ -52,7 +52,7 @@ async fn a_cancelled_request_stays_cancelled() {
     let daemon = daemon.restart().await;
     assert_eq!(daemon.status(&request).await["status"], "cancelled");
     assert_eq!(daemon.facts("completion:started").len(), 1);
-    assert_eq!(daemon.kernel.daemon().effects(), 0);
+    assert_eq!(daemon.kernel.effects().running(), 0);
 }
 
 #[tokio::test]

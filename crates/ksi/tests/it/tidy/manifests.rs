@@ -8,12 +8,14 @@ use toml::Table;
 use super::files::{crates, read, repository};
 
 /// Our crates from the bottom up: each may depend only on those before it.
-const LAYERS: [&str; 9] = [
+const LAYERS: [&str; 11] = [
     "ksi-protocol",
     "ksi-state",
     "ksi-process",
     "ksi-local",
     "ksi-journal",
+    "ksi-ring",
+    "ksi-runtime",
     "ksi-kernel",
     "ksi-socket",
     "ksi-plugins",

@@ -6,23 +6,24 @@ use super::files::{files_below, read, repository, shown};
 use super::modules::{Module, tree};
 use super::rust::RustFile;
 
-/// Both are to come down to 600; until then they may only shrink.
-const KERNEL_LIMIT: usize = 1460;
-const STATE_LIMIT: usize = 880;
+const CORE_LIMIT: usize = 600;
 const FILE_LIMIT: usize = 500;
 const WIDTH: usize = 100;
 
 /// What a build for users has off: these lines do not count as the kernel's.
 pub(super) const TEST_SWITCHES: [&str; 2] = ["test", "testing"];
 
+/// What counts as the kernel's wherever it lives: the owner of tasks.
+const KERNEL_ELSEWHERE: [&str; 1] = ["ksi-runtime/src/tasks.rs"];
+
 #[test]
-fn kernel_stays_within_its_code_lines() {
-    assert_small("ksi-kernel", KERNEL_LIMIT);
+fn kernel_has_at_most_600_code_lines() {
+    assert_small("ksi-kernel", &KERNEL_ELSEWHERE);
 }
 
 #[test]
-fn state_stays_within_its_code_lines() {
-    assert_small("ksi-state", STATE_LIMIT);
+fn state_has_at_most_600_code_lines() {
+    assert_small("ksi-state", &[]);
 }
 
 #[test]
@@ -35,16 +36,17 @@ fn every_file_has_at_most_500_code_lines() {
     assert!(long.is_empty(), "over {FILE_LIMIT} code lines:\n{}", long.join("\n"));
 }
 
-fn assert_small(name: &str, limit: usize) {
-    let package = repository().join("crates").join(name);
-    let modules = tree(&package.join("src/lib.rs"), &TEST_SWITCHES);
+fn assert_small(name: &str, elsewhere: &[&str]) {
+    let crates = repository().join("crates");
+    let mut modules = tree(&crates.join(name).join("src/lib.rs"), &TEST_SWITCHES);
+    modules.extend(elsewhere.iter().flat_map(|file| tree(&crates.join(file), &TEST_SWITCHES)));
     let shipped: Vec<_> = modules.iter().filter(|module| !module.behind).collect();
     let counts: Vec<_> = shipped.iter().map(|module| (shipped_lines(module), module)).collect();
     let total: usize = counts.iter().map(|(lines, _)| lines).sum();
     let table: Vec<_> =
         counts.iter().map(|(lines, module)| format!("{lines:5} {}", shown(&module.path))).collect();
     assert!(total > 0, "{name} has no code: the count cannot be right");
-    assert!(total <= limit, "{name}: {total} > {limit}\n{}", table.join("\n"));
+    assert!(total <= CORE_LIMIT, "{name}: {total} > {CORE_LIMIT}\n{}", table.join("\n"));
 
     let dodges: Vec<_> = shipped.iter().flat_map(|module| dodges(module)).collect();
     assert!(dodges.is_empty(), "these make a line count for less:\n{}", dodges.join("\n"));

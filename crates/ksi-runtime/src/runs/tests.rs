@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::testing::world::Dice;
+use crate::world::Dice;
 
 const PLUGIN: PluginId = PluginId(0);
 

@@ -5,10 +5,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use ksi_state::{
-    Changed, Fact, Facts, Fault, Machine, Millis, Out, PluginId, Stamp, Want,
-    testing::world::{Dice, Running, Script, World},
-};
+use ksi_runtime::world::{Dice, Running, Script, World};
+use ksi_state::{Changed, Fact, Facts, Fault, Machine, Millis, Out, PluginId, Stamp, Want};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const DEPOT: PluginId = PluginId(0);

@@ -2,11 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
-    fact::Millis,
-    machine::{AnyEffect, Want, Wants},
-    sequencer::PluginId,
-};
+use ksi_state::{AnyEffect, Millis, PluginId, Want, Wants};
 
 /// A plugin and a key of it: what one run is about.
 pub type Place = (PluginId, String);

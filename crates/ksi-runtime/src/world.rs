@@ -12,14 +12,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::{
-    fact::{Facts, Millis, Origin, Seq},
-    journal::{AppendError, Journal, Query},
-    machine::{AnyEffect, Machine, State, Wants},
-    runs::{Action, Ended, Place, Runs},
-    sequencer::{By, Committed, Lost, PluginId, Refused, Sequencer},
-    testing::memory::MemoryJournal,
+use ksi_state::{
+    AnyEffect, AppendError, By, Committed, Facts, Journal, Lost, Machine, Millis, Origin, PluginId,
+    Query, Refused, Seq, Sequencer, State, Wants, testing::memory::MemoryJournal,
 };
+
+use crate::runs::{Action, Ended, Place, Runs};
 
 /// Chance that comes out the same for the same seed.
 #[derive(Debug, Clone)]
@@ -145,7 +143,7 @@ impl World {
         let ledger = self.ledger.clone();
         let counted = |state: &S, now| {
             let (facts, reply) = decide(state, now);
-            ledger.lock().unwrap().0.insert(tag, (facts.0.len(), None));
+            ledger.lock().unwrap().0.insert(tag, (facts.count(), None));
             (facts, reply)
         };
         self.sequencer.decide(plugin, &by, self.now, counted, done)

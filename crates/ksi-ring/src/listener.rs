@@ -6,10 +6,8 @@ use ksi_protocol::Pattern;
 use ksi_state::{Journal, Query, Record, Seq};
 use tokio::sync::Notify;
 
-use crate::{
-    event::Event,
-    ring::{Because, Ring, Taken},
-};
+use crate::event::Event;
+use crate::ring::{Because, Ring, Taken};
 
 /// What a listener is given.
 #[derive(Debug)]
@@ -58,7 +56,8 @@ impl Inbox {
 }
 
 impl Listener {
-    pub(crate) fn new(ring: Ring, journal: Arc<dyn Journal>) -> Self {
+    /// A listener that hears nothing until it subscribes.
+    pub fn new(ring: Ring, journal: Arc<dyn Journal>) -> Self {
         let (id, awake) = ring.register();
         Self { inbox: Inbox { ring, id }, journal, awake, ready: VecDeque::new() }
     }
@@ -87,6 +86,16 @@ impl Listener {
                 Taken::Lagged { missed } => return Some(News::Lagged { missed }),
                 Taken::Nothing => self.awake.notified().await,
                 Taken::Closed => return None,
+            }
+        }
+    }
+
+    /// Waits until it hears an event that answers the question; none once the daemon is closing.
+    pub async fn until<R>(&mut self, mut answer: impl FnMut(&Event) -> Option<R>) -> Option<R> {
+        loop {
+            let News::Event(event, _) = self.next().await? else { continue };
+            if let Some(found) = answer(&event) {
+                return Some(found);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Random runs with crashes and full disks.
 
-use ksi_state::{Journal, testing::world::World};
+use ksi_runtime::world::World;
+use ksi_state::Journal;
 
 use crate::depot::Jobs;
 

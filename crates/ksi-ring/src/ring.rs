@@ -1,12 +1,11 @@
 //! The ring: one bounded buffer of news, read by everyone at their own pace.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use ksi_protocol::Pattern;
 use ksi_state::{Query, Record, Seq};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::event::Event;
@@ -19,7 +18,7 @@ pub(crate) const HANDFUL: usize = 256;
 
 /// The shared buffer of durable facts and signals.
 #[derive(Clone, Default)]
-pub(crate) struct Ring(Arc<Mutex<Shelf>>);
+pub struct Ring(Arc<Mutex<Shelf>>);
 
 /// Positions count events since the start; `first` is that of the oldest one kept.
 #[derive(Default)]
@@ -106,7 +105,8 @@ pub(crate) enum Taken {
 }
 
 impl Ring {
-    pub(crate) fn publish(&self, events: impl IntoIterator<Item = Arc<Event>>) {
+    /// Adds news, and wakes those who asked for it.
+    pub fn publish(&self, events: impl IntoIterator<Item = Arc<Event>>) {
         let mut shelf = self.shelf();
         for event in events {
             shelf.push(event);
@@ -172,7 +172,7 @@ impl Ring {
     }
 
     /// The journal begins behind this fact: what is older was never in the ring.
-    pub(crate) fn start_at(&self, seq: Seq) {
+    pub fn start_at(&self, seq: Seq) {
         self.shelf().last_fact = seq;
     }
 
@@ -198,7 +198,7 @@ impl Ring {
     }
 
     /// How many listen to exactly this name or to its namespace.
-    pub(crate) fn listeners(&self, name: &str) -> usize {
+    pub fn listeners(&self, name: &str) -> usize {
         let shelf = self.shelf();
         let namespace = name.split(':').next().unwrap_or_default();
         let ears = shelf.by_namespace.get(namespace).into_iter().flatten();
@@ -248,14 +248,14 @@ impl Ring {
     }
 
     /// No news will come any more; listeners end when they have read what is there.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let mut shelf = self.shelf();
         shelf.closed = true;
         shelf.ears.values().for_each(|ear| ear.awake.notify_one());
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

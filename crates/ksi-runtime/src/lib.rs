@@ -1,0 +1,29 @@
+//! What runs, and when: clock, owned tasks, and the effects that states want.
+//!
+//! In reading order: `clock`, where time comes from; `tasks`, who owns what is spawned; `runs`,
+//! what should run, pure; `effects`, which starts and stops it.
+
+mod clock;
+mod effects;
+mod runs;
+mod tasks;
+#[cfg(any(test, feature = "testing"))]
+pub mod world;
+
+use std::{panic::AssertUnwindSafe, pin::Pin};
+
+use futures_util::FutureExt;
+use ksi_state::Fault;
+
+pub use clock::Clock;
+pub use effects::{EffectFailed, Effects, Performer, Run};
+pub use runs::{Action, Ended, Place, Runs};
+pub use tasks::Tasks;
+
+/// A boxed future that may move between threads.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Runs a future to its end; a panic of it becomes a fault.
+pub async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Fault> {
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| Fault::of_panic(&*panic))
+}

@@ -1,0 +1,4 @@
+//! Machines in a seeded world.
+
+mod depot;
+mod simulation;
