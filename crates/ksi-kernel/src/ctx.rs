@@ -1,6 +1,6 @@
 //! What a handler and an effect may do.
 
-use std::{marker::PhantomData, sync::Arc, time::Duration};
+use std::{marker::PhantomData, sync::Arc};
 
 use ksi_protocol::{Code, Error, Pattern, Result};
 use ksi_ring::{Event, Inbox, Listener};
@@ -148,17 +148,6 @@ impl<S: State> Ctx<S> {
     /// The time.
     pub fn now(&self) -> Millis {
         self.kernel.clock().now()
-    }
-
-    /// Waits; by the daemon's clock, which tests may move.
-    pub async fn sleep(&self, duration: Duration) {
-        let at = self.now().plus(duration.as_millis() as u64);
-        self.kernel.clock().sleep_until(at).await;
-    }
-
-    /// Runs a future as a task of the daemon.
-    pub fn spawn(&self, name: &str, future: impl Future<Output = ()> + Send + 'static) {
-        self.kernel.tasks().spawn(name, future);
     }
 
     /// The daemon as a whole: what it answers, what runs, how it is.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::{thread::JoinHandle, time::Duration};
 
-use ksi_protocol::{Error, Result};
+use ksi_protocol::{Error, EventDoc, Result};
 use ksi_ring::{Event, Listener, News, Ring};
 use ksi_runtime::{BoxFuture, Clock, EffectFailed, Effects, Run, Tasks, caught};
 use ksi_state::{
@@ -15,22 +15,15 @@ use serde_json::value::RawValue;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::ctx::{Caller, closing};
-use crate::plugin::{AnyPlugin, EventDoc, Performer, Place, Plugin, Stopper, Watcher};
+use crate::plugin::{AnyPlugin, Parts, Place, Plugin};
 use crate::router::{Guard, Router};
 
 /// Why the kernel did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Two plugins want to answer or publish the same event.
-    #[error("`{event}` belongs to plugin `{one}` and to plugin `{two}`; only one may own it")]
-    Owner {
-        /// The event.
-        event: &'static str,
-        /// One owner.
-        one: &'static str,
-        /// The other.
-        two: &'static str,
-    },
+    #[error("`{0}` belongs to plugin `{1}` and to plugin `{2}`; only one may own it")]
+    Owner(&'static str, &'static str, &'static str),
     /// Two plugins have the same name.
     #[error("there are two plugins of the name `{0}`")]
     Twice(&'static str),
@@ -58,9 +51,7 @@ pub(crate) struct Core {
     tasks: Tasks,
     clock: Clock,
     started: Millis,
-    names: Vec<&'static str>,
-    performers: Vec<Option<Performer>>,
-    stoppers: Vec<Option<Stopper>>,
+    plugins: Vec<Parts>,
     writer: Mutex<Option<JoinHandle<()>>>,
     closing: watch::Sender<bool>,
     stop: watch::Sender<bool>,
@@ -88,23 +79,14 @@ impl Kernel {
     /// Must be called on a tokio runtime, which runs everything that the kernel owns.
     pub fn start(Setup { plugins, journal, clock, guards }: Setup) -> Result<Kernel, StartError> {
         let own = Plugin::<()>::new("kernel").fact::<EffectFailed>().into();
-        let mut plugins: Vec<AnyPlugin> = [own].into_iter().chain(plugins).collect();
-        let router = Router::new(&mut plugins, guards)?;
-        let (mut names, mut machines, mut performers) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut stoppers, mut watchers) = (Vec::new(), Vec::new());
-        for (id, plugin) in plugins.into_iter().enumerate() {
-            if names.contains(&plugin.name) {
-                return Err(StartError::Twice(plugin.name));
-            }
-            for (pattern, watcher) in plugin.watchers {
-                let pattern = pattern.map_err(|error| StartError::Pattern(plugin.name, error))?;
-                watchers.push((PluginId(id), pattern, watcher));
-            }
-            names.push(plugin.name);
-            machines.push(plugin.machine);
-            performers.push(plugin.performer);
-            stoppers.push(plugin.stopper);
+        let plugins =
+            [own].into_iter().chain(plugins).map(|plugin: AnyPlugin| (plugin.0, plugin.1));
+        let (machines, mut plugins): (Vec<_>, Vec<_>) = plugins.unzip();
+        let names: Vec<_> = plugins.iter().map(|plugin| plugin.name).collect();
+        if let Some(id) = (1..names.len()).find(|id| names[..*id].contains(&names[*id])) {
+            return Err(StartError::Twice(names[id]));
         }
+        let router = Router::new(&mut plugins, guards)?;
         let (sequencer, wants) = Sequencer::open(machines, journal.clone())?;
         let (ring, tasks) = (Ring::default(), Tasks::new(Handle::current()));
         ring.start_at(sequencer.position().1);
@@ -117,9 +99,7 @@ impl Kernel {
             tasks,
             started: clock.now(),
             clock,
-            names,
-            performers,
-            stoppers,
+            plugins,
             writer: Mutex::default(),
             closing: watch::Sender::new(false),
             stop: watch::Sender::new(false),
@@ -129,10 +109,12 @@ impl Kernel {
         let write = move || while writer.0.sequencer.commit(&|news| writer.committed(news)) {};
         let thread = std::thread::Builder::new().name("journal".into()).spawn(write)?;
         *kernel.0.writer.lock() = Some(thread);
-        for (id, pattern, watcher) in watchers {
-            let listener = kernel.listener();
-            listener.inbox().subscribe(vec![pattern], None);
-            kernel.tasks().spawn("watcher", kernel.clone().watch(id, listener, watcher));
+        for (id, plugin) in kernel.0.plugins.iter().enumerate() {
+            for (index, (pattern, _)) in plugin.watchers.iter().enumerate() {
+                let listener = kernel.listener();
+                listener.inbox().subscribe(vec![pattern.clone()], None);
+                kernel.tasks().spawn("watcher", kernel.clone().watch(id, index, listener));
+            }
         }
         kernel.tasks().spawn("timer", kernel.0.effects.clone().keep_time());
         kernel.0.effects.replace(wants);
@@ -180,8 +162,8 @@ impl Kernel {
     }
 
     /// The plugins' names, in order.
-    pub fn plugins(&self) -> &[&'static str] {
-        &self.0.names
+    pub fn plugins(&self) -> impl Iterator<Item = &'static str> {
+        self.0.plugins.iter().map(|plugin| plugin.name)
     }
 
     /// The plugins whose state cannot be trusted, and why.
@@ -232,11 +214,13 @@ impl Kernel {
         let core = &self.0;
         core.closing.send_replace(true);
         let _ = timeout(grace, async {
-            for (id, stop) in core.stoppers.iter().enumerate().rev() {
-                let Some(stop) = stop else { continue };
-                let stop = caught(async { stop(Place(self.clone(), PluginId(id)), ()).await });
-                if let Err(Fault(why)) = stop.await {
-                    tracing::error!(plugin = core.names[id], why, "could not stop");
+            for (id, plugin) in core.plugins.iter().enumerate().rev() {
+                let (Some(stop), place) = (&plugin.stopper, Place(self.clone(), PluginId(id)))
+                else {
+                    continue;
+                };
+                if let Err(Fault(why)) = caught(async { stop(place, ()).await }).await {
+                    tracing::error!(plugin = plugin.name, why, "could not stop");
                 }
             }
             core.effects.drain().await;
@@ -278,12 +262,13 @@ impl Kernel {
         }
     }
 
-    async fn watch(self, id: PluginId, mut listener: Listener, watcher: Watcher) {
+    async fn watch(self, id: usize, index: usize, mut listener: Listener) {
+        let Parts { name, watchers, .. } = &self.0.plugins[id];
         while let Some(news) = listener.next().await {
             let News::Event(event, _) = news else { continue };
-            let told = caught(async { watcher(Place(self.clone(), id), event).await }).await;
-            if let Err(Fault(why)) = told {
-                tracing::error!(plugin = self.plugins()[id.0], why, "a watcher failed");
+            let place = Place(self.clone(), PluginId(id));
+            if let Err(Fault(why)) = caught(async { watchers[index].1(place, event).await }).await {
+                tracing::error!(plugin = name, why, "a watcher failed");
             }
         }
     }
@@ -293,7 +278,8 @@ impl ksi_runtime::Performer for Core {
     fn perform(self: Arc<Self>, run: Run) -> BoxFuture<Result<(), String>> {
         Box::pin(async move {
             let (kernel, id) = (Kernel(self.clone()), run.place.0);
-            let perform = self.performers[id.0].as_ref().ok_or("its plugin runs no effects")?;
+            let perform = self.plugins[id.0].performer.as_ref();
+            let perform = perform.ok_or("its plugin runs no effects")?;
             perform(Place(kernel, id), run).await.map_err(|error| error.to_string())
         })
     }

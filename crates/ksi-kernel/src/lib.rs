@@ -223,11 +223,11 @@ mod router;
 
 pub use ctx::{Caller, Ctx};
 pub use kernel::{Kernel, Setup, StartError};
-pub use ksi_protocol::{Code, Error, Pattern, Result};
+pub use ksi_protocol::{Code, Error, EventDoc, Kind, Pattern, Result};
 pub use ksi_ring::{Because, Event, Inbox, Listener, News};
 pub use ksi_runtime::{BoxFuture, Clock, EffectFailed, Tasks};
 pub use ksi_state::{
     Changed, Fact, Facts, Fault, Journal, Millis, Origin, Out, Query, Record, Seq, Stamp, Want,
 };
-pub use plugin::{AnyPlugin, EventDoc, Kind, Plugin};
+pub use plugin::{AnyPlugin, Plugin};
 pub use router::Guard;

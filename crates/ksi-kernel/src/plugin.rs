@@ -2,13 +2,13 @@
 
 use std::{marker::PhantomData, sync::Arc};
 
-use ksi_protocol::{Error, Pattern, Result};
+use ksi_protocol::{Error, EventDoc, Kind, Pattern, Result, parse_data};
 use ksi_ring::Event;
 use ksi_runtime::{BoxFuture, Run};
 use ksi_state::{Changed, Effect, Fact, Fault, Machine, Out, PluginId, Stamp, State, Want};
-use schemars::{JsonSchema, schema_for};
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::ctx::{Caller, Ctx, raw};
 use crate::kernel::Kernel;
@@ -28,58 +28,32 @@ impl Place {
     }
 }
 
-/// What an event is to those who send or receive it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Answered by one plugin.
-    Request,
-    /// In the journal.
-    Fact,
-    /// Passing news.
-    Signal,
-}
-
-/// What `system:discover` says of one event.
-#[derive(Debug, Clone)]
-pub struct EventDoc {
-    /// Its name.
-    pub event: &'static str,
-    /// Whose it is.
-    pub plugin: &'static str,
-    /// What it is.
-    pub kind: Kind,
-    /// One sentence.
-    pub summary: String,
-    /// The JSON schema of its `data`.
-    pub params: Value,
-    /// The JSON schema of the reply; null for facts and signals.
-    pub reply: Value,
-}
-
 /// A plugin under construction; `S` is its state, changed by folds alone.
 pub struct Plugin<S> {
-    pub(crate) parts: AnyPlugin,
+    machine: Machine,
+    parts: Parts,
     state: PhantomData<fn() -> S>,
 }
 
 /// A finished plugin.
-pub struct AnyPlugin {
+pub struct AnyPlugin(pub(crate) Machine, pub(crate) Parts);
+
+/// A plugin without its state.
+pub(crate) struct Parts {
     pub(crate) name: &'static str,
-    pub(crate) machine: Machine,
     pub(crate) events: Vec<(EventDoc, Option<Handler>)>,
-    pub(crate) watchers: Vec<(Result<Pattern>, Watcher)>,
+    pub(crate) watchers: Vec<(Pattern, Watcher)>,
     pub(crate) performer: Option<Performer>,
     pub(crate) stopper: Option<Stopper>,
+    pub(crate) fault: Option<Error>,
 }
 
 impl<S: State> Plugin<S> {
     /// A plugin that does nothing yet.
     pub fn new(name: &'static str) -> Self {
-        let machine = Machine::new::<S>(name);
-        let (events, watchers, performer, stopper) = (Vec::new(), Vec::new(), None, None);
-        let parts = AnyPlugin { name, machine, events, watchers, performer, stopper };
-        Plugin { parts, state: PhantomData }
+        let (events, watchers) = (Vec::new(), Vec::new());
+        let parts = Parts { name, events, watchers, performer: None, stopper: None, fault: None };
+        Plugin { machine: Machine::new::<S>(name), parts, state: PhantomData }
     }
 
     /// Answers a request; exactly one plugin may answer an event.
@@ -95,11 +69,12 @@ impl<S: State> Plugin<S> {
         let answer: Handler = Box::new(move |place, (caller, data)| {
             let handler = handler.clone();
             Box::pin(async move {
-                let params = parse::<P>(&data)?;
+                let params = parse_data::<P>(&data)?;
                 raw(&handler(place.ctx(caller), params).await?)
             })
         });
-        self.document::<P>(event, Kind::Request, schema_for!(R).to_value(), Some(answer));
+        let doc = EventDoc::new::<P>(self.parts.name, event, Kind::Request).replies::<R>();
+        self.parts.events.push((doc, Some(answer)));
         self
     }
 
@@ -108,19 +83,21 @@ impl<S: State> Plugin<S> {
         mut self,
         fold: impl Fn(&mut S, &F, &Stamp, &mut Out) -> Result<(), Fault> + Send + Sync + 'static,
     ) -> Self {
-        self.parts.machine.fold(fold);
+        self.machine.fold(fold);
         self
     }
 
     /// Declares a fact of this plugin, so that it is documented and cannot be sent from outside.
     pub fn fact<F: Fact + JsonSchema>(mut self) -> Self {
-        self.document::<F>(F::NAME, Kind::Fact, Value::Null, None);
+        let doc = EventDoc::new::<F>(self.parts.name, F::NAME, Kind::Fact);
+        self.parts.events.push((doc, None));
         self
     }
 
     /// Declares a signal of this plugin and its shape.
     pub fn signal<P: JsonSchema>(mut self, event: &'static str) -> Self {
-        self.document::<P>(event, Kind::Signal, Value::Null, None);
+        let doc = EventDoc::new::<P>(self.parts.name, event, Kind::Signal);
+        self.parts.events.push((doc, None));
         self
     }
 
@@ -135,7 +112,7 @@ impl<S: State> Plugin<S> {
         F: Fn(Ctx<S>, String, u64, E) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
-        self.parts.machine.drive(drive);
+        self.machine.drive(drive);
         self.parts.performer = Some(Box::new(move |place, run| {
             let Some(effect) = run.effect.get::<E>().cloned() else {
                 return Box::pin(async { Err(Error::internal("an effect of another type")) });
@@ -155,7 +132,10 @@ impl<S: State> Plugin<S> {
     {
         let watcher: Watcher =
             Box::new(move |place, event| Box::pin(watch(place.ctx(Caller::system()), event)));
-        self.parts.watchers.push((Pattern::parse(pattern), watcher));
+        match Pattern::parse(pattern) {
+            Ok(pattern) => self.parts.watchers.push((pattern, watcher)),
+            Err(error) => self.parts.fault = Some(error),
+        }
         self
     }
 
@@ -169,42 +149,18 @@ impl<S: State> Plugin<S> {
         self.parts.stopper = Some(stop);
         self
     }
-
-    fn document<P: JsonSchema>(
-        &mut self,
-        event: &'static str,
-        kind: Kind,
-        reply: Value,
-        answer: Option<Handler>,
-    ) {
-        let params = schema_for!(P).to_value();
-        let summary = params.get("description").and_then(Value::as_str).unwrap_or_default();
-        let (summary, plugin) = (summary.to_owned(), self.parts.name);
-        self.parts.events.push((EventDoc { event, plugin, kind, summary, params, reply }, answer));
-    }
 }
 
 #[cfg(any(test, feature = "testing"))]
 impl AnyPlugin {
     /// Its folds and its drive alone, for a world without threads.
     pub fn into_machine(self) -> Machine {
-        self.machine
+        self.0
     }
 }
 
 impl<S> From<Plugin<S>> for AnyPlugin {
     fn from(plugin: Plugin<S>) -> Self {
-        plugin.parts
+        AnyPlugin(plugin.machine, plugin.parts)
     }
-}
-
-/// Reads the parameters; an error names the path and what was expected there.
-fn parse<P: DeserializeOwned>(data: &RawValue) -> Result<P> {
-    let mut json = serde_json::Deserializer::from_str(data.get());
-    serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let why = error.into_inner().to_string();
-        let why = why.split(" at line ").next().unwrap_or_default();
-        Error::bad_params(why).at(path).hint("`ksi discover EVENT` shows the shape it wants")
-    })
 }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ksi_protocol::{Code, Error, Result, check_event_name};
+use ksi_protocol::{Code, Error, EventDoc, Result, check_event_name};
 use ksi_runtime::caught;
 use ksi_state::{Fault, PluginId};
 use serde_json::value::RawValue;
 
 use crate::ctx::{Caller, raw};
 use crate::kernel::{Kernel, StartError};
-use crate::plugin::{AnyPlugin, EventDoc, Handler, Place};
+use crate::plugin::{Handler, Parts, Place};
 
 /// Says whether a caller may send an event; asked before every dispatch, an error ends the request.
 pub type Guard = Box<dyn Fn(&Caller, &str) -> Result<()> + Send + Sync>;
@@ -28,16 +28,17 @@ struct Route {
 }
 
 impl Router {
-    pub(crate) fn new(plugins: &mut [AnyPlugin], guards: Vec<Guard>) -> Result<Self, StartError> {
+    pub(crate) fn new(plugins: &mut [Parts], guards: Vec<Guard>) -> Result<Self, StartError> {
         let mut routes: BTreeMap<_, Route> = BTreeMap::new();
         for (id, plugin) in plugins.iter_mut().enumerate() {
+            if let Some(error) = plugin.fault.take() {
+                return Err(StartError::Pattern(plugin.name, error));
+            }
             for (doc, handler) in plugin.events.drain(..) {
-                let (event, two) = (doc.event, plugin.name);
+                let event = doc.event;
                 let route = Route { doc, plugin: PluginId(id), handler };
-                if let Some(Route { doc: EventDoc { plugin: one, .. }, .. }) =
-                    routes.insert(event, route)
-                {
-                    return Err(StartError::Owner { event, one, two });
+                if let Some(other) = routes.insert(event, route) {
+                    return Err(StartError::Owner(event, other.doc.plugin, plugin.name));
                 }
             }
         }

@@ -157,8 +157,8 @@ async fn health(cx: Ctx<()>, version: String) -> Result<Healthy> {
         uptime: cx.now().0.saturating_sub(daemon.started().0) as f64 / 1000.0,
         version,
         pid: std::process::id(),
-        modules_loaded: daemon.plugins().len(),
-        modules: daemon.plugins().to_vec(),
+        modules_loaded: daemon.plugins().count(),
+        modules: daemon.plugins().collect(),
         events_registered: daemon.catalog().count(),
         background_tasks: daemon.tasks().count(),
         running: daemon.effects().running(),
@@ -197,12 +197,12 @@ async fn shutdown(cx: Ctx<()>, _: Shutdown) -> Result<Stopping> {
 async fn modules(cx: Ctx<()>, _: ListModules) -> Result<Modules> {
     let daemon = cx.daemon();
     let degraded: BTreeMap<_, _> = daemon.degraded().into_iter().collect();
-    let module = |name: &&'static str| Module {
+    let module = |name: &'static str| Module {
         name,
         status: if degraded.contains_key(name) { "degraded" } else { "active" },
-        events: daemon.catalog().filter(|d| d.plugin == *name).map(|d| d.event).collect(),
+        events: daemon.catalog().filter(|d| d.plugin == name).map(|d| d.event).collect(),
     };
-    let modules: Vec<_> = daemon.plugins().iter().map(module).collect();
+    let modules: Vec<_> = daemon.plugins().map(module).collect();
     Ok(Modules { count: modules.len(), modules })
 }
 

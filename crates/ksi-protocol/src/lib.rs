@@ -6,6 +6,7 @@
 
 mod client;
 mod codec;
+mod doc;
 mod error;
 mod frame;
 mod path;
@@ -13,11 +14,11 @@ mod pattern;
 
 pub use client::{Client, ConnectError, Options, Subscription};
 pub use codec::{Line, Lines};
+pub use doc::{EventDoc, Kind, parse_data};
 pub use error::{Code, Error, Result};
 pub use frame::{
     Context, EventLine, MAX_DEPTH, Message, Pushed, Rejected, Reply, Request, write_error,
     write_reply, write_request,
 };
-
 pub use path::{PathError, Paths};
 pub use pattern::{Pattern, check_event_name};

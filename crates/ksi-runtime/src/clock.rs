@@ -48,6 +48,11 @@ impl Clock {
         }
     }
 
+    /// Returns after so long.
+    pub async fn sleep(&self, duration: Duration) {
+        self.sleep_until(self.now().plus(duration.as_millis() as u64)).await;
+    }
+
     /// Returns at this time, or at once if it has passed.
     pub async fn sleep_until(&self, at: Millis) {
         let Some(manual) = &self.0 else {

@@ -250,11 +250,7 @@ impl Bench {
         Self::over(MemoryJournal::default(), Vec::new(), Vec::new())
     }
 
-    pub(crate) fn over(
-        journal: MemoryJournal,
-        more: Vec<AnyPlugin>,
-        guards: Vec<Guard>,
-    ) -> Self {
+    pub(crate) fn over(journal: MemoryJournal, more: Vec<AnyPlugin>, guards: Vec<Guard>) -> Self {
         let (tx, started) = mpsc::unbounded_channel();
         let (seen, watched) = mpsc::unbounded_channel();
         let (gate, door, log) = (Notify::new(), Notify::new(), Mutex::default());

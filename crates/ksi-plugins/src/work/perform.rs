@@ -55,7 +55,7 @@ async fn answer(
             Err(_) => Err(Failure::new(Code::Panicked, format!("provider `{name}` panicked"))),
         },
         failure = hearing.silence() => Err(failure),
-        () = cx.sleep(left) => Err(too_late()),
+        () = cx.daemon().clock().sleep(left) => Err(too_late()),
     }
 }
 
@@ -114,7 +114,7 @@ impl Hearing {
             if now >= until {
                 return self.silent(limit, last.words);
             }
-            self.cx.sleep(Duration::from_millis(until.0 - now.0)).await;
+            self.cx.daemon().clock().sleep_until(until).await;
         }
     }
 
@@ -151,11 +151,11 @@ impl Sink for Hearing {
 
     fn pause(&self, duration: Duration) -> BoxFuture<()> {
         let cx = self.cx.clone();
-        Box::pin(async move { cx.sleep(duration).await })
+        Box::pin(async move { cx.daemon().clock().sleep(duration).await })
     }
 
     fn spawn(&self, name: &str, task: BoxFuture<()>) {
-        self.cx.spawn(name, task);
+        self.cx.daemon().tasks().spawn(name, task);
     }
 }
 

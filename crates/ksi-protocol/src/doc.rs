@@ -1,0 +1,62 @@
+//! What an event is: its shape as a schema, and its data as a type.
+
+use schemars::{JsonSchema, schema_for};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
+
+use crate::error::{Error, Result};
+
+/// What an event is to those who send or receive it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Answered by one plugin.
+    Request,
+    /// In the journal.
+    Fact,
+    /// Passing news.
+    Signal,
+}
+
+/// What `system:discover` says of one event.
+#[derive(Debug, Clone)]
+pub struct EventDoc {
+    /// Its name.
+    pub event: &'static str,
+    /// Whose it is.
+    pub plugin: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// One sentence.
+    pub summary: String,
+    /// The JSON schema of its `data`.
+    pub params: Value,
+    /// The JSON schema of the reply; null for facts and signals.
+    pub reply: Value,
+}
+
+impl EventDoc {
+    /// An event whose `data` is a `P`; that type's doc comment is the summary.
+    pub fn new<P: JsonSchema>(plugin: &'static str, event: &'static str, kind: Kind) -> Self {
+        let params = schema_for!(P).to_value();
+        let summary = params.get("description").and_then(Value::as_str).unwrap_or_default();
+        EventDoc { event, plugin, kind, summary: summary.to_owned(), params, reply: Value::Null }
+    }
+
+    /// Its reply is an `R`.
+    pub fn replies<R: JsonSchema>(mut self) -> Self {
+        self.reply = schema_for!(R).to_value();
+        self
+    }
+}
+
+/// Reads an event's `data`; an error names the path and what was expected there.
+pub fn parse_data<P: DeserializeOwned>(data: &RawValue) -> Result<P> {
+    let mut json = serde_json::Deserializer::from_str(data.get());
+    serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let why = error.into_inner().to_string();
+        let why = why.split(" at line ").next().unwrap_or_default();
+        Error::bad_params(why).at(path).hint("`ksi discover EVENT` shows the shape it wants")
+    })
+}
