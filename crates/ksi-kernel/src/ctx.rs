@@ -2,11 +2,11 @@
 
 use std::{marker::PhantomData, sync::Arc};
 
-use ksi_protocol::{Code, Error, Pattern, Result};
-use ksi_ring::{Event, Inbox, Listener};
+use ksi_protocol::{Error, Pattern, Raw, Result};
+use ksi_ring::{Inbox, Listener};
 use ksi_state::{By, Facts, Millis, Origin, PluginId, Query, Record, Refused, State};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::to_raw_value;
 use tokio::sync::oneshot;
 
 use crate::kernel::Kernel;
@@ -54,6 +54,11 @@ impl<S> Clone for Ctx<S> {
 impl<S: State> Ctx<S> {
     pub(crate) fn new(kernel: Kernel, plugin: PluginId, caller: Caller) -> Self {
         Ctx { kernel, plugin, caller, state: PhantomData }
+    }
+
+    /// The same, for a plugin whose state is of this type.
+    pub(crate) fn of<T: State>(self) -> Ctx<T> {
+        Ctx::new(self.kernel, self.plugin, self.caller)
     }
 
     /// Decides what happens, on the state as it is; returns when that is safe from a crash.
@@ -118,15 +123,6 @@ impl<S: State> Ctx<S> {
         Ok(listener)
     }
 
-    /// Waits until the listener hears an event that answers the question.
-    pub async fn until<R>(
-        &self,
-        listener: &mut Listener,
-        answer: impl FnMut(&Event) -> Option<R>,
-    ) -> Result<R> {
-        listener.until(answer).await.ok_or_else(closing)
-    }
-
     /// The facts in the journal that match.
     pub async fn journal(&self, query: Query) -> Result<Vec<Record>> {
         let journal = self.kernel.0.journal.clone();
@@ -157,13 +153,8 @@ impl<S: State> Ctx<S> {
 }
 
 /// A reply that may be raw JSON already.
-pub(crate) fn raw(value: &impl Serialize) -> Result<Box<RawValue>> {
+pub(crate) fn raw(value: &impl Serialize) -> Result<Raw> {
     to_raw_value(value).map_err(|error| Error::internal(format!("it is not JSON: {error}")))
-}
-
-pub(crate) fn closing() -> Error {
-    Error::new(Code::Shutdown, "the daemon is shutting down")
-        .hint("try again in a moment; commands start it when it is not there")
 }
 
 fn refused(refused: &Refused) -> Error {
@@ -174,6 +165,6 @@ fn refused(refused: &Refused) -> Error {
             .retryable(false),
         Refused::Stale => Error::conflict(why),
         Refused::Unserializable { .. } => Error::internal(why),
-        Refused::Closed => closing(),
+        Refused::Closed => Error::shutdown(),
     }
 }

@@ -4,18 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::{thread::JoinHandle, time::Duration};
 
-use ksi_protocol::{Error, EventDoc, Result};
+use ksi_protocol::{Error, EventDoc, Raw, Result};
 use ksi_ring::{Event, Listener, News, Ring};
 use ksi_runtime::{BoxFuture, Clock, EffectFailed, Effects, Run, Tasks, caught};
-use ksi_state::{
-    By, Committed, Facts, Fault, Journal, JournalError, Millis, PluginId, Seq, Sequencer,
-};
+use ksi_state::{By, Committed, Facts, Fault, Journal, JournalError, PluginId, Seq, Sequencer};
 use parking_lot::Mutex;
-use serde_json::value::RawValue;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
-use crate::ctx::{Caller, closing};
-use crate::plugin::{AnyPlugin, Parts, Place, Plugin};
+use crate::ctx::{Caller, Ctx};
+use crate::plugin::{AnyPlugin, Parts, Plugin};
 use crate::router::{Guard, Router};
 
 /// Why the kernel did not start.
@@ -48,9 +45,6 @@ pub(crate) struct Core {
     pub(crate) router: Router,
     pub(crate) ring: Ring,
     effects: Effects,
-    tasks: Tasks,
-    clock: Clock,
-    started: Millis,
     plugins: Vec<Parts>,
     writer: Mutex<Option<JoinHandle<()>>>,
     closing: watch::Sender<bool>,
@@ -91,14 +85,11 @@ impl Kernel {
         let (ring, tasks) = (Ring::default(), Tasks::new(Handle::current()));
         ring.start_at(sequencer.position().1);
         let kernel = Kernel(Arc::new_cyclic(|core: &Weak<Core>| Core {
-            effects: Effects::new(names.clone(), core.clone(), tasks.clone(), clock.clone()),
+            effects: Effects::new(names, core.clone(), tasks, clock),
             sequencer,
             journal,
             router,
             ring,
-            tasks,
-            started: clock.now(),
-            clock,
             plugins,
             writer: Mutex::default(),
             closing: watch::Sender::new(false),
@@ -122,18 +113,12 @@ impl Kernel {
     }
 
     /// Answers a request of this caller.
-    pub async fn call(
-        &self,
-        caller: Caller,
-        event: String,
-        data: Box<RawValue>,
-    ) -> Result<Box<RawValue>> {
+    pub async fn call(&self, caller: Caller, event: String, data: Raw) -> Result<Raw> {
         // Only here: what was begun before may still call what it needs to finish.
         if *self.0.closing.borrow() {
-            Err(closing())
-        } else {
-            self.dispatch(caller, &event, data).await
+            return Err(Error::shutdown());
         }
+        self.dispatch(caller, &event, data).await
     }
 
     /// A listener that hears nothing until it subscribes.
@@ -143,7 +128,7 @@ impl Kernel {
 
     /// The owner of the daemon's tasks.
     pub fn tasks(&self) -> &Tasks {
-        &self.0.tasks
+        self.0.effects.tasks()
     }
 
     /// What the plugins' states want, and what of it runs.
@@ -153,7 +138,7 @@ impl Kernel {
 
     /// The clock.
     pub fn clock(&self) -> &Clock {
-        &self.0.clock
+        self.0.effects.clock()
     }
 
     /// Every event that plugins answer or publish, by name.
@@ -174,11 +159,6 @@ impl Kernel {
     /// The last fact, and the last durable one.
     pub fn position(&self) -> (Seq, Seq) {
         self.0.sequencer.position()
-    }
-
-    /// When the daemon started.
-    pub fn started(&self) -> Millis {
-        self.0.started
     }
 
     /// Whether the journal failed, so that only a new start helps.
@@ -215,11 +195,9 @@ impl Kernel {
         core.closing.send_replace(true);
         let _ = timeout(grace, async {
             for (id, plugin) in core.plugins.iter().enumerate().rev() {
-                let (Some(stop), place) = (&plugin.stopper, Place(self.clone(), PluginId(id)))
-                else {
-                    continue;
-                };
-                if let Err(Fault(why)) = caught(async { stop(place, ()).await }).await {
+                let Some(stop) = &plugin.stopper else { continue };
+                let cx = Ctx::new(self.clone(), PluginId(id), Caller::system());
+                if let Err(Fault(why)) = caught(async { stop(cx, ()).await }).await {
                     tracing::error!(plugin = plugin.name, why, "could not stop");
                 }
             }
@@ -234,13 +212,13 @@ impl Kernel {
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
         core.ring.close();
-        for name in core.tasks.drain(LAGGARDS).await {
+        for name in self.tasks().drain(LAGGARDS).await {
             tracing::warn!(task = name, "had to be ended");
         }
     }
 
-    pub(crate) fn signal(&self, name: &str, data: Box<RawValue>) {
-        self.0.ring.publish([Arc::new(Event::signal(name, self.0.clock.now(), data))]);
+    pub(crate) fn signal(&self, name: &str, data: Raw) {
+        self.0.ring.publish([Arc::new(Event::signal(name, self.clock().now(), data))]);
     }
 
     /// For each durable batch: first its wants, then the ring; the replies follow.
@@ -266,8 +244,8 @@ impl Kernel {
         let Parts { name, watchers, .. } = &self.0.plugins[id];
         while let Some(news) = listener.next().await {
             let News::Event(event, _) = news else { continue };
-            let place = Place(self.clone(), PluginId(id));
-            if let Err(Fault(why)) = caught(async { watchers[index].1(place, event).await }).await {
+            let cx = Ctx::new(self.clone(), PluginId(id), Caller::system());
+            if let Err(Fault(why)) = caught(async { watchers[index].1(cx, event).await }).await {
                 tracing::error!(plugin = name, why, "a watcher failed");
             }
         }
@@ -277,18 +255,25 @@ impl Kernel {
 impl ksi_runtime::Performer for Core {
     fn perform(self: Arc<Self>, run: Run) -> BoxFuture<Result<(), String>> {
         Box::pin(async move {
-            let (kernel, id) = (Kernel(self.clone()), run.place.0);
+            let (id, key) = run.place.clone();
             let perform = self.plugins[id.0].performer.as_ref();
             let perform = perform.ok_or("its plugin runs no effects")?;
-            perform(Place(kernel, id), run).await.map_err(|error| error.to_string())
+            let caller = Caller { effect: Some((key, run.epoch)), ..Caller::system() };
+            let cx = Ctx::new(Kernel(self.clone()), id, caller);
+            perform(cx, run).await.map_err(|error| error.to_string())
         })
     }
 
     fn failed(&self, failure: EffectFailed) {
         let by = By { origin: Caller::system().origin, effect: None };
         let decide = |(): &(), _| (Facts::one(failure), ());
-        let recorded =
-            self.sequencer.decide(PluginId(0), &by, self.clock.now(), decide, Box::new(|_| {}));
+        let recorded = self.sequencer.decide(
+            PluginId(0),
+            &by,
+            self.effects.clock().now(),
+            decide,
+            Box::new(|_| {}),
+        );
         if let Err(error) = recorded {
             tracing::warn!(%error, "the failure could not be recorded");
         }

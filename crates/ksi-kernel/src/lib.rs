@@ -152,7 +152,7 @@
 //!   asked again. Or fold the other plugin's fact: declare a type with the same name and the
 //!   fields you need.
 //! - **Accept now, finish later**: subscribe with [`Ctx::listen`], decide, then wait with
-//!   [`Ctx::until`] for the fact that an effect brings.
+//!   [`Listener::until`] for the fact that an effect brings.
 //! - **Touch other keys**: when a fact about one key changes what another should do, the fold
 //!   says so through [`Out`]. A test that replays many seeds finds what was forgotten.
 //! - **Fail**: a handler or a watcher may panic; the daemon goes on. A fold that fails degrades
@@ -223,7 +223,7 @@ mod router;
 
 pub use ctx::{Caller, Ctx};
 pub use kernel::{Kernel, Setup, StartError};
-pub use ksi_protocol::{Code, Error, EventDoc, Kind, Pattern, Result};
+pub use ksi_protocol::{Code, Error, EventDoc, Kind, Pattern, Raw, Result};
 pub use ksi_ring::{Because, Event, Inbox, Listener, News};
 pub use ksi_runtime::{BoxFuture, Clock, EffectFailed, Tasks};
 pub use ksi_state::{

@@ -2,31 +2,20 @@
 
 use std::{marker::PhantomData, sync::Arc};
 
-use ksi_protocol::{Error, EventDoc, Kind, Pattern, Result, parse_data};
+use ksi_protocol::{Error, EventDoc, Kind, Pattern, Raw, Result, parse_data};
 use ksi_ring::Event;
 use ksi_runtime::{BoxFuture, Run};
-use ksi_state::{Changed, Effect, Fact, Fault, Machine, Out, PluginId, Stamp, State, Want};
+use ksi_state::{Changed, Effect, Fact, Fault, Machine, Out, Stamp, State, Want};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
 
-use crate::ctx::{Caller, Ctx, raw};
-use crate::kernel::Kernel;
+use crate::ctx::{Ctx, raw};
 
-type Boxed<I, O> = Box<dyn Fn(Place, I) -> BoxFuture<O> + Send + Sync>;
-pub(crate) type Handler = Boxed<(Caller, Box<RawValue>), Result<Box<RawValue>>>;
+type Boxed<I, O> = Box<dyn Fn(Ctx<()>, I) -> BoxFuture<O> + Send + Sync>;
+pub(crate) type Handler = Boxed<Raw, Result<Raw>>;
 pub(crate) type Performer = Boxed<Run, Result<()>>;
 pub(crate) type Watcher = Boxed<Arc<Event>, ()>;
 pub(crate) type Stopper = Boxed<(), ()>;
-
-/// Where a plugin stands when one of its functions is called.
-pub(crate) struct Place(pub(crate) Kernel, pub(crate) PluginId);
-
-impl Place {
-    fn ctx<S: State>(self, caller: Caller) -> Ctx<S> {
-        Ctx::new(self.0, self.1, caller)
-    }
-}
 
 /// A plugin under construction; `S` is its state, changed by folds alone.
 pub struct Plugin<S> {
@@ -66,11 +55,11 @@ impl<S: State> Plugin<S> {
         F: Fn(Ctx<S>, P) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<R>> + Send + 'static,
     {
-        let answer: Handler = Box::new(move |place, (caller, data)| {
+        let answer: Handler = Box::new(move |cx, data| {
             let handler = handler.clone();
             Box::pin(async move {
                 let params = parse_data::<P>(&data)?;
-                raw(&handler(place.ctx(caller), params).await?)
+                raw(&handler(cx.of(), params).await?)
             })
         });
         let doc = EventDoc::new::<P>(self.parts.name, event, Kind::Request).replies::<R>();
@@ -113,13 +102,11 @@ impl<S: State> Plugin<S> {
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
         self.machine.drive(drive);
-        self.parts.performer = Some(Box::new(move |place, run| {
+        self.parts.performer = Some(Box::new(move |cx, run| {
             let Some(effect) = run.effect.get::<E>().cloned() else {
                 return Box::pin(async { Err(Error::internal("an effect of another type")) });
             };
-            let ((_, key), epoch) = (run.place, run.epoch);
-            let caller = Caller { effect: Some((key.clone(), epoch)), ..Caller::system() };
-            Box::pin(perform(place.ctx(caller), key, epoch, effect))
+            Box::pin(perform(cx.of(), run.place.1, run.epoch, effect))
         }));
         self
     }
@@ -130,8 +117,7 @@ impl<S: State> Plugin<S> {
         F: Fn(Ctx<S>, Arc<Event>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let watcher: Watcher =
-            Box::new(move |place, event| Box::pin(watch(place.ctx(Caller::system()), event)));
+        let watcher: Watcher = Box::new(move |cx, event| Box::pin(watch(cx.of(), event)));
         match Pattern::parse(pattern) {
             Ok(pattern) => self.parts.watchers.push((pattern, watcher)),
             Err(error) => self.parts.fault = Some(error),
@@ -145,8 +131,7 @@ impl<S: State> Plugin<S> {
         F: Fn(Ctx<S>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let stop: Stopper = Box::new(move |place, ()| Box::pin(stop(place.ctx(Caller::system()))));
-        self.parts.stopper = Some(stop);
+        self.parts.stopper = Some(Box::new(move |cx, ()| Box::pin(stop(cx.of()))));
         self
     }
 }

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ksi_protocol::{Code, Error, EventDoc, Result, check_event_name};
+use ksi_protocol::{Code, Error, EventDoc, Raw, Result, check_event_name};
 use ksi_runtime::caught;
 use ksi_state::{Fault, PluginId};
-use serde_json::value::RawValue;
 
-use crate::ctx::{Caller, raw};
+use crate::ctx::{Caller, Ctx, raw};
 use crate::kernel::{Kernel, StartError};
-use crate::plugin::{Handler, Parts, Place};
+use crate::plugin::{Handler, Parts};
 
 /// Says whether a caller may send an event; asked before every dispatch, an error ends the request.
 pub type Guard = Box<dyn Fn(&Caller, &str) -> Result<()> + Send + Sync>;
@@ -52,10 +51,14 @@ impl Router {
     /// Whether the caller may send this, and who answers it.
     fn route(&self, caller: &Caller, event: &str) -> Result<Option<(PluginId, &Handler)>> {
         self.guards.iter().try_for_each(|guard| guard(caller, event))?;
-        let Some(Route { plugin, handler, .. }) = self.routes.get(event) else { return Ok(None) };
-        let why = || format!("`{event}` is published by its plugin and cannot be sent");
-        let handler = handler.as_ref().ok_or_else(|| Error::new(Code::Forbidden, why()));
-        Ok(Some((*plugin, handler.map_err(|error| error.hint("subscribe to it instead"))?)))
+        match self.routes.get(event) {
+            None => Ok(None),
+            Some(Route { plugin, handler: Some(handler), .. }) => Ok(Some((*plugin, handler))),
+            Some(_) => {
+                let why = format!("`{event}` is published by its plugin and cannot be sent");
+                Err(Error::new(Code::Forbidden, why).hint("subscribe to it instead"))
+            }
+        }
     }
 
     /// Whether a plugin answers or publishes anything in this event's namespace.
@@ -63,30 +66,14 @@ impl Router {
         let namespace = event.split_inclusive(':').next().unwrap_or_default();
         self.routes.range(namespace..).next().is_some_and(|(known, _)| known.starts_with(namespace))
     }
-
-    fn unhandled(&self, event: &str) -> Error {
-        let error = Error::new(Code::Unhandled, format!("no plugin answers `{event}`"));
-        let answered = self.routes.iter().filter(|(_, route)| route.handler.is_some());
-        let by_distance =
-            answered.map(|(known, _)| (strsim::damerau_levenshtein(known, event), known));
-        match by_distance.min().filter(|(distance, _)| *distance <= 3) {
-            Some((_, known)) => error.hint(format!("did you mean `{known}`?")),
-            None => error.hint("`ksi discover` lists what is answered"),
-        }
-    }
 }
 
 impl Kernel {
     /// Answers a request, or passes a signal on to whoever listens.
-    pub(crate) async fn dispatch(
-        &self,
-        caller: Caller,
-        event: &str,
-        data: Box<RawValue>,
-    ) -> Result<Box<RawValue>> {
+    pub(crate) async fn dispatch(&self, caller: Caller, event: &str, data: Raw) -> Result<Raw> {
         let answer = caught(async {
             match self.0.router.route(&caller, event)? {
-                Some((id, handler)) => handler(Place(self.clone(), id), (caller, data)).await,
+                Some((id, handler)) => handler(Ctx::new(self.clone(), id, caller), data).await,
                 None => self.pass_on(event, data),
             }
         });
@@ -96,11 +83,12 @@ impl Kernel {
         })
     }
 
-    fn pass_on(&self, event: &str, data: Box<RawValue>) -> Result<Box<RawValue>> {
+    fn pass_on(&self, event: &str, data: Raw) -> Result<Raw> {
         check_event_name(event)?;
-        let delivered = self.0.ring.listeners(event);
-        if self.0.router.knows_namespace_of(event) || delivered == 0 {
-            return Err(self.0.router.unhandled(event));
+        let (router, delivered) = (&self.0.router, self.0.ring.listeners(event));
+        if router.knows_namespace_of(event) || delivered == 0 {
+            let answered = router.routes.iter().filter(|(_, route)| route.handler.is_some());
+            return Err(Error::unhandled(event, answered.map(|(known, _)| *known)));
         }
         self.signal(event, data);
         raw(&serde_json::json!({ "delivered": delivered }))

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use ksi_kernel::AnyPlugin;
+use ksi_kernel::{AnyPlugin, Millis};
 
 pub mod model;
 pub mod monitor;
@@ -16,6 +16,8 @@ pub mod work;
 pub struct Settings {
     /// The program's version.
     pub version: String,
+    /// When the daemon started.
+    pub started: Millis,
     /// This program, for children that are `ksi` itself under a hidden verb.
     pub program: PathBuf,
     /// The model to use when a request names none, from the config.

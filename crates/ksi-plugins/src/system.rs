@@ -13,7 +13,7 @@ use crate::Settings;
 /// The plugin: `system:health discover help shutdown`, `module:list`, `api:schema`.
 pub fn plugin(settings: Arc<Settings>) -> Plugin<()> {
     Plugin::new("system")
-        .on("system:health", move |cx, _: Health| health(cx, settings.version.clone()))
+        .on("system:health", move |cx, _: Health| health(cx, settings.clone()))
         .on("system:discover", discover)
         .on("system:help", help)
         .on("system:shutdown", shutdown)
@@ -147,15 +147,15 @@ struct Module {
     events: Vec<&'static str>,
 }
 
-async fn health(cx: Ctx<()>, version: String) -> Result<Healthy> {
+async fn health(cx: Ctx<()>, settings: Arc<Settings>) -> Result<Healthy> {
     let daemon = cx.daemon();
     let problems: BTreeMap<_, _> = daemon.degraded().into_iter().collect();
     let (seq, durable) = daemon.position();
     Ok(Healthy {
         status: if problems.is_empty() { "healthy" } else { "degraded" },
         problems,
-        uptime: cx.now().0.saturating_sub(daemon.started().0) as f64 / 1000.0,
-        version,
+        uptime: cx.now().0.saturating_sub(settings.started.0) as f64 / 1000.0,
+        version: settings.version.clone(),
         pid: std::process::id(),
         modules_loaded: daemon.plugins().count(),
         modules: daemon.plugins().collect(),

@@ -6,6 +6,9 @@ use serde_json::{Value, value::RawValue};
 
 use crate::error::{Error, Result};
 
+/// An event's `data`, as it stands on the wire.
+pub type Raw = Box<RawValue>;
+
 /// What an event is to those who send or receive it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -123,6 +123,22 @@ impl Error {
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Code::Internal, message)
     }
+
+    /// [`Code::Shutdown`].
+    pub fn shutdown() -> Self {
+        Self::new(Code::Shutdown, "the daemon is shutting down")
+            .hint("try again in a moment; commands start it when it is not there")
+    }
+
+    /// [`Code::Unhandled`], with a hint when one of the answered events is meant.
+    pub fn unhandled<'a>(event: &str, answered: impl Iterator<Item = &'a str>) -> Self {
+        let error = Self::new(Code::Unhandled, format!("no plugin answers `{event}`"));
+        let by_distance = answered.map(|known| (strsim::damerau_levenshtein(known, event), known));
+        match by_distance.min().filter(|(distance, _)| *distance <= 3) {
+            Some((_, known)) => error.hint(format!("did you mean `{known}`?")),
+            None => error.hint("`ksi discover` lists what is answered"),
+        }
+    }
 }
 
 #[cfg(test)]

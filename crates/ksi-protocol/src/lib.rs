@@ -14,7 +14,7 @@ mod pattern;
 
 pub use client::{Client, ConnectError, Options, Subscription};
 pub use codec::{Line, Lines};
-pub use doc::{EventDoc, Kind, parse_data};
+pub use doc::{EventDoc, Kind, Raw, parse_data};
 pub use error::{Code, Error, Result};
 pub use frame::{
     Context, EventLine, MAX_DEPTH, Message, Pushed, Rejected, Reply, Request, write_error,

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use ksi_protocol::Pattern;
+use ksi_protocol::{Error, Pattern, Result};
 use ksi_state::{Journal, Query, Record, Seq};
 use tokio::sync::Notify;
 
@@ -90,14 +90,15 @@ impl Listener {
         }
     }
 
-    /// Waits until it hears an event that answers the question; none once the daemon is closing.
-    pub async fn until<R>(&mut self, mut answer: impl FnMut(&Event) -> Option<R>) -> Option<R> {
-        loop {
-            let News::Event(event, _) = self.next().await? else { continue };
+    /// Waits until it hears an event that answers the question.
+    pub async fn until<R>(&mut self, mut answer: impl FnMut(&Event) -> Option<R>) -> Result<R> {
+        while let Some(news) = self.next().await {
+            let News::Event(event, _) = news else { continue };
             if let Some(found) = answer(&event) {
-                return Some(found);
+                return Ok(found);
             }
         }
+        Err(Error::shutdown())
     }
 
     /// What is at hand already.

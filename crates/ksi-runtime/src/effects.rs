@@ -102,6 +102,16 @@ impl Effects {
         self.change(|runs, now| runs.replace(wants, now));
     }
 
+    /// The owner of the tasks they run in.
+    pub fn tasks(&self) -> &Tasks {
+        &self.0.tasks
+    }
+
+    /// The clock they go by.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
     /// How many run.
     pub fn running(&self) -> usize {
         self.0.inner.lock().stops.len()

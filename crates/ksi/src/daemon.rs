@@ -115,6 +115,7 @@ fn settings(paths: &Paths, config: Config) -> anyhow::Result<Settings> {
         shared_models: paths.shared_models.clone(),
         transcripts: paths.state.join("transcripts"),
         patterns: paths.config.join("patterns"),
+        started: Clock::system().now(),
         local_idle_ms: config.local.idle_seconds * 1000,
     })
 }

@@ -175,7 +175,7 @@ async fn pull_model(
     let mut ends = cx.listen(&[Pulled::NAME, PullFailed::NAME])?;
     let attempt = cx.decide(|state, _| Ok(state.request(&name))).await?;
     let ours = |event: &Event| ending(event).filter(|end| end.attempt() == attempt);
-    match cx.until(&mut ends, ours).await? {
+    match ends.until(ours).await? {
         Ending::Pulled(Pulled { name, path, bytes, .. }) => Ok(Here { name, path, bytes }),
         Ending::Failed(PullFailed { error, hint, .. }) => {
             Err(Error { hint, ..Error::unavailable(error).retryable(false) })
@@ -236,6 +236,7 @@ mod tests {
             shared_models: Some(folder.join("shared")),
             transcripts: folder.join("transcripts"),
             patterns: folder.join("patterns"),
+            started: ksi_kernel::Millis(0),
             local_idle_ms: 0,
         }
     }

@@ -300,7 +300,7 @@ async fn terminate(cx: Ctx<Orchestrations>, req: Terminate) -> Result<Status> {
         .await?;
     if !over {
         let ours = |subject: &str| (subject == id).then_some(());
-        cx.until(&mut ends, |event| event.record().and_then(|end| ours(&end.subject))).await?;
+        ends.until(|event| event.record().and_then(|end| ours(&end.subject))).await?;
     }
     status(cx, GetStatus { orchestration_id: id }).await
 }

@@ -112,7 +112,7 @@ pub async fn ask_now(cx: Ctx<Work>, desk: Arc<Desk>, ask: Ask) -> Result<Complet
     if status.has_ended() {
         return ending(&cx, &request_id).await;
     }
-    let ended = cx.until(&mut endings, |event| {
+    let ended = endings.until(|event| {
         let record = event.record().filter(|record| record.subject == request_id)?;
         Some(outcome(&record.name, record.data.get()))
     });

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ksi_kernel::{
-    Caller, Clock, Error, Journal, Kernel, Listener, News, Pattern, Query, Result, Setup,
+    Caller, Clock, Error, Journal, Kernel, Listener, Millis, News, Pattern, Query, Result, Setup,
 };
 use ksi_plugins::{
     Settings,
@@ -84,6 +84,7 @@ impl Daemon {
             shared_models: None,
             transcripts: home.join("transcripts"),
             patterns: home.join("patterns"),
+            started: Millis(0),
             local_idle_ms: 1_000,
         };
         let setup = Setup {

@@ -169,6 +169,7 @@ fn settings(folder: &TempDir) -> Arc<Settings> {
         shared_models: None,
         transcripts: home.join("transcripts"),
         patterns: home.join("patterns"),
+        started: Millis(0),
         local_idle_ms: 1_000,
     })
 }

@@ -87,6 +87,6 @@ async fn a_client_that_does_not_read_holds_up_the_end_for_a_second_at_most() {
     patiently(tokio::io::AsyncBufReadExt::fill_buf(&mut stuck.input)).await.unwrap();
     let begun = tokio::time::Instant::now();
     server.shut_down().await;
-    assert_eq!(server.kernel.tasks().names(), Vec::<String>::new());
+    assert_eq!(server.kernel.tasks().count(), 0);
     assert!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
 }

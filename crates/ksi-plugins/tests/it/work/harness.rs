@@ -47,6 +47,7 @@ impl Daemon {
             shared_models: None,
             transcripts: folder.path().to_owned(),
             patterns: folder.path().to_owned(),
+            started: Millis(0),
             local_idle_ms: 1_000,
         };
         let plugins = vec![work::plugin(Arc::new(settings)).into()];
