@@ -38,7 +38,6 @@
 mod answer;
 mod cache;
 mod conversations;
-mod cpu;
 mod error;
 mod gguf;
 mod llama;
@@ -51,7 +50,6 @@ mod tokenizer;
 mod words;
 mod writer;
 
-pub use cpu::missing_cpu_features;
 pub use error::Error;
 pub use protocol::{
     Done, Event, Failure, Message, Ready, Request, Role, Sampling, StopReason, Usage,

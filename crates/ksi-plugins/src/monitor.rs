@@ -80,6 +80,8 @@ fn yes() -> bool {
 struct Subscribed {
     subscription: String,
     status: &'static str,
+    /// The facts behind this one come.
+    since: u64,
 }
 
 /// What became of the subscription.
@@ -120,8 +122,8 @@ async fn subscribe(cx: Ctx<()>, req: Subscribe) -> Result<Subscribed> {
         let error = Error::bad_params("a subscription needs at least one pattern");
         return Err(error.at("event_patterns").hint("`[\"*\"]` stands for everything"));
     }
-    let number = inbox(cx.caller())?.subscribe(req.event_patterns, req.since.map(Seq));
-    Ok(Subscribed { subscription: format!("s{number}"), status: "subscribed" })
+    let (number, since) = inbox(cx.caller())?.subscribe(req.event_patterns, req.since.map(Seq));
+    Ok(Subscribed { subscription: format!("s{number}"), status: "subscribed", since: since.0 })
 }
 
 async fn unsubscribe(cx: Ctx<()>, req: Unsubscribe) -> Result<Unsubscribed> {

@@ -38,7 +38,9 @@ pub struct Inbox {
 
 impl Inbox {
     /// Subscribes to what matches: from now on, or from behind an earlier fact.
-    pub fn subscribe(&self, patterns: Vec<Pattern>, since: Option<Seq>) -> u64 {
+    ///
+    /// The subscription's number, and the last fact that does not belong to it.
+    pub fn subscribe(&self, patterns: Vec<Pattern>, since: Option<Seq>) -> (u64, Seq) {
         self.ring.subscribe(self.id, patterns, since)
     }
 

@@ -130,10 +130,17 @@ impl Ring {
     }
 
     /// Adds a subscription to what comes from now on, or from behind an earlier fact.
-    pub(crate) fn subscribe(&self, id: u64, patterns: Vec<Pattern>, since: Option<Seq>) -> u64 {
+    ///
+    /// Its number, and the fact behind which it begins.
+    pub(crate) fn subscribe(
+        &self,
+        id: u64,
+        patterns: Vec<Pattern>,
+        since: Option<Seq>,
+    ) -> (u64, Seq) {
         let mut shelf = self.shelf();
         let (joined, start) = shelf.end();
-        let Some(ear) = shelf.ears.get_mut(&id) else { return 0 };
+        let Some(ear) = shelf.ears.get_mut(&id) else { return (0, joined) };
         ear.subscriptions += 1;
         let (number, because) = (ear.subscriptions, Because::Subscribed(ear.subscriptions));
         let from = since.unwrap_or(joined).min(joined);
@@ -144,7 +151,7 @@ impl Ring {
             ear.awake.notify_one();
         }
         shelf.reindex();
-        number
+        (number, from)
     }
 
     /// Keeps of a stretch's next page what the listener wants, and moves the stretch on.

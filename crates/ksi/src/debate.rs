@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use ksi_protocol::{Client, Pushed, Subscription};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     args::Wish,
@@ -60,6 +61,8 @@ pub(crate) async fn orchestrate(cx: &Cx, wish: &Wish) -> anyhow::Result<ExitCode
         json!({ "pattern": wish.mode, "model": model, "vars": { "topic": wish.topic } });
     request["seed"] = wish.seed.into();
     request["rounds"] = wish.rounds.into();
+    // Listened for before it starts: from then on Ctrl-C ends the orchestration, not only us.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let started: Started = client.call("orchestration:start", &request).await?;
     let id = started.orchestration_id;
     if !cx.json() {
@@ -68,7 +71,7 @@ pub(crate) async fn orchestrate(cx: &Cx, wish: &Wish) -> anyhow::Result<ExitCode
     let mut screen = Screen { id: id.clone(), json: cx.json(), spoken: None };
     tokio::select! {
         ended = watch(&mut events, &mut screen) => ended,
-        _ = tokio::signal::ctrl_c() => interrupted(&client, &id).await,
+        _ = interrupt.recv() => interrupted(&client, &id).await,
     }
 }
 

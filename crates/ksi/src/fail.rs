@@ -77,7 +77,6 @@ fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Refuses to run where the processor lacks what the program was compiled for.
-#[cfg(feature = "local")]
 pub(crate) fn unless_cpu_has(missing: &[String]) -> Option<ExitCode> {
     if missing.is_empty() {
         return None;

@@ -5,6 +5,7 @@
 mod args;
 mod config;
 mod connect;
+mod cpu;
 mod daemon;
 mod debate;
 mod discover;
@@ -22,8 +23,7 @@ use clap::Parser;
 use args::{Args, Command};
 
 fn main() -> ExitCode {
-    #[cfg(feature = "local")]
-    if let Some(code) = fail::unless_cpu_has(&ksi_local::missing_cpu_features()) {
+    if let Some(code) = fail::unless_cpu_has(&cpu::missing_features()) {
         return code;
     }
     if let Some(code) = ksi_process::run_hidden_verb() {

@@ -46,8 +46,8 @@ async fn a_fact_comes_once_under_the_lowest_subscription_that_matches() {
     assert!(!listener.inbox().unsubscribe(2));
     bench.note("x", "2").await;
     assert_eq!(next(&mut listener).await, (3, Because::Subscribed(3)));
-    let number = listener.inbox().subscribe(these(&["note:*"]), None);
-    assert_eq!(number, 4, "no number is used twice");
+    let begun = listener.inbox().subscribe(these(&["note:*"]), None);
+    assert_eq!(begun, (4, Seq(3)), "no number is used twice, and it begins behind the last fact");
     assert!(listener.next().now_or_never().is_none());
 }
 
@@ -138,7 +138,7 @@ async fn what_was_unsubscribed_before_it_was_read_does_not_come() {
     let bench = Bench::new();
     bench.note("x", "1").await;
     let mut listener = bench.kernel.listener();
-    let number = listener.inbox().subscribe(these(&["note:*"]), Some(Seq(0)));
+    let (number, _) = listener.inbox().subscribe(these(&["note:*"]), Some(Seq(0)));
     listener.inbox().subscribe(these(&["job:*"]), Some(Seq(0)));
     bench.note("x", "2").await;
     listener.inbox().unsubscribe(number);

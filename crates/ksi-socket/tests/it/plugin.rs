@@ -160,7 +160,7 @@ async fn subscribe(cx: Ctx<Notes>, req: Subscribe, gates: Gates) -> Result<Value
         req.event_patterns.iter().map(|text| Pattern::parse(text)).collect();
     let inbox = cx.caller().inbox.as_ref();
     let inbox = inbox.ok_or_else(|| Error::new(Code::BadParams, "nowhere to send events"))?;
-    let number = inbox.subscribe(patterns?, req.since.map(Seq));
+    let (number, _) = inbox.subscribe(patterns?, req.since.map(Seq));
     if let Some(gate) = &req.gate {
         gates.pass(gate).await;
     }

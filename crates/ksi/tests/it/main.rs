@@ -7,4 +7,7 @@ mod daemon;
 mod events;
 mod idle;
 mod lifecycle;
+mod orchestrate;
+mod start;
 mod tidy;
+mod transcripts;

@@ -1,7 +1,7 @@
 //! The check that this processor has what the program was compiled for.
 //!
 //! `is_x86_feature_detected!` cannot do it: it is folded to `true` for every feature the build
-//! enables. So this reads what the kernel says, and uses no other code of this crate.
+//! enables. So this reads what the kernel says, before anything else runs.
 
 use std::fs;
 
@@ -73,7 +73,7 @@ const SPELLED_ALIKE: &[&str] = &[
 /// The processor features this build needs and the running processor lacks, by rustc's names.
 ///
 /// Empty on systems other than Linux on x86-64, and where /proc/cpuinfo cannot be read.
-pub fn missing_cpu_features() -> Vec<String> {
+pub(crate) fn missing_features() -> Vec<String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Vec::new();
     }
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_machine_that_runs_this_has_what_it_was_compiled_for() {
-        assert_eq!(missing_cpu_features(), Vec::<String>::new());
+        assert_eq!(missing_features(), Vec::<String>::new());
         assert!(!COMPILED.is_empty());
     }
 }
