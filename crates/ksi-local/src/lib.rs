@@ -31,7 +31,7 @@
 //!   `cached` counts the tokens that were not read again. Four conversations are kept, of each at
 //!   most 2,048 tokens (94 MB). It counts in blocks of 32
 //!   tokens. What is kept changes the time an answer takes, never its words.
-//! - The process needs [`CHILD_ENVIRONMENT`] from whoever starts it, or it is slow on a busy machine.
+//! - The process needs `CANDLE_NUM_THREADS=1` from whoever starts it, or it is slow on a busy machine.
 //! - A line that is no request is answered with an error and the loop goes on. The end of the
 //!   input ends it.
 
@@ -55,10 +55,3 @@ pub use protocol::{
     Done, Event, Failure, Message, Ready, Request, Role, Sampling, StopReason, Usage,
 };
 pub use serve::serve;
-
-/// What the process that runs [`serve`] should find in its environment.
-///
-/// By default the threads that multiply wait for each other in a busy loop. On a machine that has
-/// other work too they lose their turns doing so: five tokens a second where one thread makes
-/// twenty-five.
-pub const CHILD_ENVIRONMENT: &[(&str, &str)] = &[("CANDLE_NUM_THREADS", "1")];

@@ -46,11 +46,11 @@ fn messages(speaker: usize, turns: &[String]) -> Vec<Message> {
     messages
 }
 
-fn debate(seed: u64, max_tokens: usize) -> Vec<Reply> {
+fn debate(seed: u64, max_tokens: usize, count: usize) -> Vec<Reply> {
     let mut session = Session::start();
     let mut turns: Vec<String> = Vec::new();
     let mut replies = Vec::new();
-    for at in 0..4 {
+    for at in 0..count {
         let reply = session.ask(&Request {
             id: format!("t{at}"),
             conversation: Some(format!("o_1/{}", SPEAKERS[at % 2].0)),
@@ -68,7 +68,7 @@ fn debate(seed: u64, max_tokens: usize) -> Vec<Reply> {
 
 #[test]
 fn on_a_fixed_seed_no_turn_is_empty_and_none_repeats_twelve_words() {
-    let replies = debate(7, 120);
+    let replies = debate(7, 120, 4);
     let texts: Vec<_> = replies.iter().map(Reply::text).collect();
     for (at, text) in texts.iter().enumerate() {
         assert!(words(text).len() >= 4, "turn {at}: {text}");
@@ -93,10 +93,10 @@ fn a_speaker_that_is_asked_to_repeat_a_turn_cannot() {
 
 #[test]
 fn the_same_seed_gives_the_same_debate_and_another_seed_another() {
-    let texts = |seed| debate(seed, 20).iter().map(Reply::text).collect::<Vec<_>>();
-    let once = texts(7);
-    assert_eq!(once, texts(7));
-    assert_ne!(once, texts(8));
+    let texts = |seed, count| debate(seed, 20, count).iter().map(Reply::text).collect::<Vec<_>>();
+    let once = texts(7, 4);
+    assert_eq!(once, texts(7, 4));
+    assert_ne!(once[..1], texts(8, 1), "it differs from its first turn on");
 }
 
 #[test]

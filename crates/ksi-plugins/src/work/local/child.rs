@@ -32,6 +32,10 @@ pub(super) struct Child {
 /// The hidden verb under which this program is the model's process.
 const VERB: &str = "__local-model";
 
+/// One thread multiplies. More wait for each other in a busy loop, and on a machine that has other
+/// work too they lose their turns doing so: five tokens a second where one makes twenty-five.
+const THREADS: (&str, &str) = ("CANDLE_NUM_THREADS", "1");
+
 /// It has nothing to put in order, so it is not given long to end.
 const GRACE: Duration = Duration::from_millis(200);
 
@@ -41,7 +45,8 @@ const COMPLAINTS: usize = 5;
 impl Child {
     pub(super) async fn start(program: &Path, path: PathBuf) -> Result<Self, Failure> {
         let shim = Shim { program: program.to_owned() };
-        let command = Command::new(program).arg(VERB).arg(&path).grace(GRACE);
+        let (name, one) = THREADS;
+        let command = Command::new(program).arg(VERB).arg(&path).env(name, one).grace(GRACE);
         let mut process = command.spawn(&shim).await.map_err(|error| {
             let why = std::error::Error::source(&error).map_or(String::new(), |s| format!(": {s}"));
             Failure::new(Code::ProviderError, format!("{error}{why}"))
