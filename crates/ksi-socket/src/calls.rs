@@ -1,6 +1,7 @@
 //! A connection's requests on their way to the kernel and back.
 
 use std::{
+    future::ready,
     mem,
     sync::Arc,
     task::{Context as Wake, Poll},
@@ -8,20 +9,18 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use ksi_kernel::{BoxFuture, Caller, Kernel, Origin};
 use ksi_protocol::{Code, Error, Line, Lines, Request, Result, write_error, write_reply};
 use serde_json::value::RawValue;
-use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use crate::order::{Order, Turn};
 
 /// So many requests of one connection may be in flight before no more are read.
 const MAX_IN_FLIGHT: usize = 4096;
 
-/// So many finished calls are taken at once.
+/// So many finished calls are taken before what they say is written.
 const HANDFUL: usize = 256;
 
 /// The event whose answer must stand on the wire before what it leads to.
@@ -38,9 +37,7 @@ pub(crate) struct Calls {
     in_flight: usize,
     /// How many of those in flight may begin a subscription.
     subscribing: usize,
-    /// Calls in flight are bounded, and so is what they put in here.
-    answers: (UnboundedSender<Answer>, UnboundedReceiver<Answer>),
-    taken: Vec<Answer>,
+    running: FuturesUnordered<BoxFuture<Answer>>,
 }
 
 /// The finished answer to a call that could not be answered at once.
@@ -64,8 +61,7 @@ impl Calls {
             order: Order::default(),
             in_flight: 0,
             subscribing: 0,
-            answers: unbounded_channel(),
-            taken: Vec::new(),
+            running: FuturesUnordered::new(),
         }
     }
 
@@ -111,9 +107,10 @@ impl Calls {
 
     /// Writes the answers of calls that have finished; false when there are none.
     pub(crate) fn take_answers(&mut self, cx: &mut Wake<'_>, out: &mut BytesMut) -> bool {
-        let mut taken = mem::take(&mut self.taken);
-        let polled = self.answers.1.poll_recv_many(cx, &mut taken, HANDFUL);
-        for answer in taken.drain(..) {
+        for taken in 0..HANDFUL {
+            let Poll::Ready(Some(answer)) = self.running.poll_next_unpin(cx) else {
+                return taken > 0;
+            };
             out.extend_from_slice(&answer.line);
             self.in_flight -= 1;
             self.subscribing -= usize::from(answer.subscribes);
@@ -122,8 +119,7 @@ impl Calls {
                 self.go_on(cx, out);
             }
         }
-        self.taken = taken;
-        polled.is_ready()
+        true
     }
 
     /// Answers a line that asks for nothing, in its turn.
@@ -182,35 +178,52 @@ impl Calls {
         let mut call: Call = Box::pin(async move { kernel.call(caller, event, data).await });
         match call.as_mut().poll(cx) {
             Poll::Ready(result) => asked.answer(&result, self.now(), out),
-            Poll::Pending => self.hand_over(asked, call, deadline),
+            Poll::Pending => self.go_on_with(asked, call, deadline),
         }
     }
 
-    /// Gives a call that pends to a task, which goes on with it whether or not the client stays.
-    fn hand_over(&mut self, asked: Asked, mut call: Call, deadline: Option<Instant>) {
+    /// Goes on with a call that pends, beside the others of this connection.
+    fn go_on_with(&mut self, asked: Asked, mut call: Call, deadline: Option<Instant>) {
         let in_order = asked.correlation_id.is_none();
         let subscribes = asked.event == SUBSCRIBE;
         self.in_flight += 1;
         self.subscribing += usize::from(subscribes);
         self.order.busy |= in_order;
-        let (kernel, answers) = (self.kernel.clone(), self.answers.0.clone());
-        self.kernel.tasks().spawn(format!("call {}", asked.event), async move {
-            let result = within(deadline, &mut call).await;
-            let is_late = result.is_none();
-            let result = result.unwrap_or_else(|| Err(timed_out(&asked.event, "it goes on")));
+        let kernel = self.kernel.clone();
+        self.running.push(Box::pin(async move {
+            let result = match within(deadline, &mut call).await {
+                Some(result) => result,
+                None => {
+                    finish(&kernel, &asked.event, call);
+                    Err(timed_out(&asked.event, "it goes on"))
+                }
+            };
             let mut line = BytesMut::new();
             asked.answer(&result, kernel.clock().now().0, &mut line);
-            // The client may be gone; that is its business.
-            let _ = answers.send(Answer { line, in_order, subscribes });
-            if is_late {
-                let _ = call.await;
-            }
-        });
+            Answer { line, in_order, subscribes }
+        }));
     }
 
     fn now(&self) -> u64 {
         self.kernel.clock().now().0
     }
+}
+
+impl Drop for Calls {
+    /// A client that goes away does not cancel its calls.
+    fn drop(&mut self) {
+        let running = mem::take(&mut self.running);
+        if !running.is_empty() {
+            self.kernel
+                .tasks()
+                .spawn("calls of a client that left", running.for_each(|_| ready(())));
+        }
+    }
+}
+
+/// Lets a call go on though nobody waits for it any more.
+fn finish(kernel: &Kernel, event: &str, call: Call) {
+    kernel.tasks().spawn(format!("call {event}"), call);
 }
 
 impl Asked {

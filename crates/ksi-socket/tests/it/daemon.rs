@@ -56,6 +56,16 @@ impl TestServer {
         patiently(self.kernel.shutdown(Duration::ZERO)).await;
     }
 
+    /// Waits until a task of this name runs.
+    pub(crate) async fn until_task(&self, name: &str) {
+        patiently(async {
+            while !self.kernel.tasks().names().iter().any(|running| running == name) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Waits until so many tasks run.
     pub(crate) async fn until_tasks(&self, count: usize) {
         patiently(async {

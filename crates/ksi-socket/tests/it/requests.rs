@@ -207,13 +207,33 @@ async fn a_client_that_goes_away_does_not_cancel_its_call() {
     wire.send(&echo(1, Some("read"))).await;
     assert_eq!(answered(&mut wire).await, 1);
     drop(wire);
-    assert_eq!(
-        server.kernel.tasks().names().iter().filter(|name| *name == "call test:later").count(),
-        1
-    );
     server.gates.open("gone");
     assert_eq!(other.next().await["data"]["text"], "paid for");
     server.until_tasks(before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_off_does_not_cancel_its_calls() {
+    let server = TestServer::start();
+    let mut other = server.connect().await;
+    other.subscribe(&["test:noted"]).await;
+    let before = server.kernel.tasks().count();
+    let mut wire = server.connect().await;
+    wire.subscribe(&["test:noted"]).await;
+    let data = json!({ "gate": "gone", "text": "paid for" });
+    wire.send(&json!({"event": "test:later", "data": data})).await;
+    wire.send(&echo(1, Some("read"))).await;
+    assert_eq!(answered(&mut wire).await, 1);
+    drop(wire);
+    // What it is told cannot be written any more.
+    other.send(&json!({"event": "test:note", "data": {"text": "broken"}})).await;
+    server.until_task("calls of a client that left").await;
+    server.gates.open("gone");
+    server.until_tasks(before).await;
+    let mut said = Vec::new();
+    while said.last().is_none_or(|text| text != "paid for") {
+        said.push(other.next().await["data"]["text"].take());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
