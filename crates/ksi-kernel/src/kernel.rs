@@ -142,12 +142,12 @@ impl Kernel {
     }
 
     /// Every event that plugins answer or publish, by name.
-    pub fn catalog(&self) -> impl Iterator<Item = &EventDoc> {
+    pub fn catalog(&self) -> impl ExactSizeIterator<Item = &EventDoc> {
         self.0.router.catalog()
     }
 
     /// The plugins' names, in order.
-    pub fn plugins(&self) -> impl Iterator<Item = &'static str> {
+    pub fn plugins(&self) -> impl ExactSizeIterator<Item = &'static str> {
         self.0.plugins.iter().map(|plugin| plugin.name)
     }
 

@@ -44,7 +44,7 @@ impl Router {
         Ok(Router { routes, guards })
     }
 
-    pub(crate) fn catalog(&self) -> impl Iterator<Item = &EventDoc> {
+    pub(crate) fn catalog(&self) -> impl ExactSizeIterator<Item = &EventDoc> {
         self.routes.values().map(|route| &route.doc)
     }
 

@@ -15,7 +15,7 @@ pub mod work;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The program's version.
-    pub version: String,
+    pub version: &'static str,
     /// When the daemon started.
     pub started: Millis,
     /// This program, for children that are `ksi` itself under a hidden verb.

@@ -12,8 +12,9 @@ use crate::Settings;
 
 /// The plugin: `system:health discover help shutdown`, `module:list`, `api:schema`.
 pub fn plugin(settings: Arc<Settings>) -> Plugin<()> {
+    let pid = std::process::id();
     Plugin::new("system")
-        .on("system:health", move |cx, _: Health| health(cx, settings.clone()))
+        .on("system:health", move |cx, _: Health| health(cx, settings.clone(), pid))
         .on("system:discover", discover)
         .on("system:help", help)
         .on("system:shutdown", shutdown)
@@ -80,7 +81,7 @@ struct Healthy {
     problems: BTreeMap<&'static str, String>,
     /// In seconds.
     uptime: f64,
-    version: String,
+    version: &'static str,
     /// The daemon's process.
     pid: u32,
     modules_loaded: usize,
@@ -147,7 +148,7 @@ struct Module {
     events: Vec<&'static str>,
 }
 
-async fn health(cx: Ctx<()>, settings: Arc<Settings>) -> Result<Healthy> {
+async fn health(cx: Ctx<()>, settings: Arc<Settings>, pid: u32) -> Result<Healthy> {
     let daemon = cx.daemon();
     let problems: BTreeMap<_, _> = daemon.degraded().into_iter().collect();
     let (seq, durable) = daemon.position();
@@ -155,11 +156,11 @@ async fn health(cx: Ctx<()>, settings: Arc<Settings>) -> Result<Healthy> {
         status: if problems.is_empty() { "healthy" } else { "degraded" },
         problems,
         uptime: cx.now().0.saturating_sub(settings.started.0) as f64 / 1000.0,
-        version: settings.version.clone(),
-        pid: std::process::id(),
-        modules_loaded: daemon.plugins().count(),
+        version: settings.version,
+        pid,
+        modules_loaded: daemon.plugins().len(),
         modules: daemon.plugins().collect(),
-        events_registered: daemon.catalog().count(),
+        events_registered: daemon.catalog().len(),
         background_tasks: daemon.tasks().count(),
         running: daemon.effects().running(),
         seq: seq.0,

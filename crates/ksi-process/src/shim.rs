@@ -105,6 +105,8 @@ fn prepare() -> io::Result<Wake> {
 }
 
 fn start(orders: &Orders) -> io::Result<Pid> {
+    // The allocator of this program does without; the program that is started may want them.
+    let _ = rustix::thread::disable_transparent_huge_pages(false);
     let child = new_process(&orders.program).args(&orders.args).process_group(0).spawn()?;
     Ok(Pid::from_child(&child))
 }

@@ -103,13 +103,15 @@ impl Connection {
 
     /// Everything gets its turn at every wake, so that nothing starves; then one write for all.
     fn poll(&mut self, cx: &mut Wake<'_>) -> Poll<io::Result<()>> {
+        self.notice_closing(cx);
         for _ in 0..TURNS {
-            self.notice_closing(cx);
             // Answers first: that of a subscription must stand before its events.
             let mut moved = self.take_answers(cx);
             moved |= self.take_news(cx);
             moved |= self.take_requests(cx)?;
-            moved |= self.write(cx)?;
+            // What was written moves the rest on only where it stood in the way or is not all.
+            let was_full = !self.has_room();
+            moved |= self.write(cx)? && (was_full || !self.out.is_empty());
             if self.is_done() {
                 return Poll::Ready(Ok(()));
             }

@@ -108,7 +108,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn settings(paths: &Paths, config: Config) -> anyhow::Result<Settings> {
     Ok(Settings {
-        version: VERSION.to_owned(),
+        version: VERSION,
         program: std::env::current_exe().context("this program's own file is not known")?,
         default_model: config.model,
         models: paths.models.clone(),

@@ -229,7 +229,7 @@ mod tests {
 
     fn settings(folder: &Path) -> Settings {
         Settings {
-            version: "0".into(),
+            version: "0",
             program: "/nowhere".into(),
             default_model: None,
             models: folder.join("models"),

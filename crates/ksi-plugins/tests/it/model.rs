@@ -77,7 +77,7 @@ impl Daemon {
     fn over(folder: TempDir, journal: MemoryJournal, fetch: Fetch) -> Self {
         let home = folder.path();
         let settings = Settings {
-            version: "0.0.0".into(),
+            version: "0.0.0",
             program: PathBuf::from(env!("CARGO_BIN_EXE_ksi-plugins-test-program")),
             default_model: None,
             models: home.join("models"),

@@ -162,7 +162,7 @@ impl Daemon {
 fn settings(folder: &TempDir) -> Arc<Settings> {
     let home = folder.path();
     Arc::new(Settings {
-        version: "0.0.0".into(),
+        version: "0.0.0",
         program: PathBuf::from(env!("CARGO_BIN_EXE_ksi-plugins-test-program")),
         default_model: Some(format!("scripted:{}/script.yaml", home.display())),
         models: home.join("models"),
