@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use ksi_kernel::{Ctx, Error, Fact, Facts, Fault, Out, Plugin, Result, Stamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The plugin: `state:set get delete list`.
 pub fn plugin() -> Plugin<Values> {
@@ -22,7 +22,7 @@ pub fn plugin() -> Plugin<Values> {
 
 /// All values, by namespace and key.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Values(BTreeMap<String, BTreeMap<String, Value>>);
+pub struct Values(BTreeMap<String, BTreeMap<String, Box<RawValue>>>);
 
 /// The longest name of a namespace or key, in bytes.
 const LONGEST_NAME: usize = 512;
@@ -33,7 +33,8 @@ struct Set {
     /// The key; at most 512 bytes.
     key: String,
     /// Any JSON; its type is kept.
-    value: Value,
+    #[schemars(with = "serde_json::Value")]
+    value: Box<RawValue>,
     /// Which namespace the key belongs to.
     #[serde(default = "global")]
     namespace: String,
@@ -85,7 +86,8 @@ struct Done {
 /// A key's value, if it has one.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Got {
-    value: Value,
+    #[schemars(with = "serde_json::Value")]
+    value: Box<RawValue>,
     found: bool,
     namespace: String,
     key: String,
@@ -103,7 +105,8 @@ struct Keys {
 struct Changed {
     namespace: String,
     key: String,
-    value: Value,
+    #[schemars(with = "serde_json::Value")]
+    value: Box<RawValue>,
 }
 
 /// A value was deleted.
@@ -134,8 +137,8 @@ fn subject(namespace: &str, key: &str) -> String {
 }
 
 impl Values {
-    fn get(&self, namespace: &str, key: &str) -> Option<&Value> {
-        self.0.get(namespace)?.get(key)
+    fn get(&self, namespace: &str, key: &str) -> Option<&RawValue> {
+        self.0.get(namespace)?.get(key).map(AsRef::as_ref)
     }
 
     fn changed(&mut self, fact: &Changed, _: &Stamp, _: &mut Out) -> Result<(), Fault> {
@@ -172,7 +175,8 @@ async fn set(cx: Ctx<Values>, req: Set) -> Result<Done> {
 }
 
 async fn get(cx: Ctx<Values>, req: Get) -> Result<Got> {
-    let value = cx.read(|values| values.get(&req.namespace, &req.key).cloned()).await?;
+    let value =
+        cx.read(|values| values.get(&req.namespace, &req.key).map(ToOwned::to_owned)).await?;
     let found = value.is_some();
     Ok(Got { value: value.unwrap_or_default(), found, namespace: req.namespace, key: req.key })
 }

@@ -1,10 +1,11 @@
 //! A connection's requests on their way to the kernel and back.
 
 use std::{
-    future::ready,
+    future::{Future, pending},
     mem,
+    pin::Pin,
     sync::Arc,
-    task::{Context as Wake, Poll},
+    task::{Context as Wake, Poll, ready},
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use ksi_kernel::{BoxFuture, Caller, Kernel, Origin};
 use ksi_protocol::{Code, Error, Line, Lines, Request, Result, write_error, write_reply};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::order::{Order, Turn};
 
@@ -37,17 +38,21 @@ pub(crate) struct Calls {
     in_flight: usize,
     /// How many of those in flight may begin a subscription.
     subscribing: usize,
-    running: FuturesUnordered<BoxFuture<Answer>>,
+    running: FuturesUnordered<Running>,
 }
 
-/// The finished answer to a call that could not be answered at once.
-struct Answer {
-    line: BytesMut,
-    in_order: bool,
-    subscribes: bool,
+/// A call that could not be answered at once.
+struct Running {
+    call: Call,
+    asked: Asked,
+    late: Option<Pin<Box<Sleep>>>,
 }
+
+/// A call's answer, or the call itself when its deadline came first.
+type Ended = (Asked, Result<Result<Box<RawValue>>, Call>);
 
 /// What the answer repeats of a request.
+#[derive(Default)]
 struct Asked {
     event: String,
     correlation_id: Option<Box<RawValue>>,
@@ -108,13 +113,18 @@ impl Calls {
     /// Writes the answers of calls that have finished; false when there are none.
     pub(crate) fn take_answers(&mut self, cx: &mut Wake<'_>, out: &mut BytesMut) -> bool {
         for taken in 0..HANDFUL {
-            let Poll::Ready(Some(answer)) = self.running.poll_next_unpin(cx) else {
+            let Poll::Ready(Some((asked, ended))) = self.running.poll_next_unpin(cx) else {
                 return taken > 0;
             };
-            out.extend_from_slice(&answer.line);
+            let result = ended.unwrap_or_else(|call| {
+                // Nobody waits for it any more; it goes on all the same.
+                self.kernel.tasks().spawn(format!("call {}", asked.event), call);
+                Err(timed_out(&asked.event, "it goes on"))
+            });
+            asked.answer(&result, self.now(), out);
             self.in_flight -= 1;
-            self.subscribing -= usize::from(answer.subscribes);
-            if answer.in_order {
+            self.subscribing -= usize::from(asked.event == SUBSCRIBE);
+            if asked.correlation_id.is_none() {
                 self.order.busy = false;
                 self.go_on(cx, out);
             }
@@ -183,25 +193,12 @@ impl Calls {
     }
 
     /// Goes on with a call that pends, beside the others of this connection.
-    fn go_on_with(&mut self, asked: Asked, mut call: Call, deadline: Option<Instant>) {
-        let in_order = asked.correlation_id.is_none();
-        let subscribes = asked.event == SUBSCRIBE;
+    fn go_on_with(&mut self, asked: Asked, call: Call, deadline: Option<Instant>) {
         self.in_flight += 1;
-        self.subscribing += usize::from(subscribes);
-        self.order.busy |= in_order;
-        let kernel = self.kernel.clone();
-        self.running.push(Box::pin(async move {
-            let result = match within(deadline, &mut call).await {
-                Some(result) => result,
-                None => {
-                    finish(&kernel, &asked.event, call);
-                    Err(timed_out(&asked.event, "it goes on"))
-                }
-            };
-            let mut line = BytesMut::new();
-            asked.answer(&result, kernel.clock().now().0, &mut line);
-            Answer { line, in_order, subscribes }
-        }));
+        self.subscribing += usize::from(asked.event == SUBSCRIBE);
+        self.order.busy |= asked.correlation_id.is_none();
+        let late = deadline.map(|at| Box::pin(sleep_until(at)));
+        self.running.push(Running { call, asked, late });
     }
 
     fn now(&self) -> u64 {
@@ -214,16 +211,30 @@ impl Drop for Calls {
     fn drop(&mut self) {
         let running = mem::take(&mut self.running);
         if !running.is_empty() {
-            self.kernel
-                .tasks()
-                .spawn("calls of a client that left", running.for_each(|_| ready(())));
+            let finish = running.for_each(|(_, ended)| async move {
+                if let Err(late) = ended {
+                    let _ = late.await;
+                }
+            });
+            self.kernel.tasks().spawn("calls of a client that left", finish);
         }
     }
 }
 
-/// Lets a call go on though nobody waits for it any more.
-fn finish(kernel: &Kernel, event: &str, call: Call) {
-    kernel.tasks().spawn(format!("call {event}"), call);
+impl Future for Running {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Wake<'_>) -> Poll<Ended> {
+        let ended = match self.call.as_mut().poll(cx) {
+            Poll::Ready(result) => Ok(result),
+            Poll::Pending => {
+                let Some(late) = &mut self.late else { return Poll::Pending };
+                ready!(late.as_mut().poll(cx));
+                Err(mem::replace(&mut self.call, Box::pin(pending())))
+            }
+        };
+        Poll::Ready((mem::take(&mut self.asked), ended))
+    }
 }
 
 impl Asked {
@@ -233,14 +244,6 @@ impl Asked {
             Ok(data) => write_reply(out, &self.event, data, id, now),
             Err(error) => write_error(out, Some(&self.event), error, id, now),
         }
-    }
-}
-
-/// None when the deadline came first.
-async fn within(deadline: Option<Instant>, call: &mut Call) -> Option<Result<Box<RawValue>>> {
-    match deadline {
-        None => Some(call.await),
-        Some(at) => timeout_at(at, call).await.ok(),
     }
 }
 
