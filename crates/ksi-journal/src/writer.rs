@@ -28,10 +28,17 @@ impl Writer {
     }
 
     pub(crate) fn claim(&mut self) -> Result<u64, JournalError> {
-        let claim = "UPDATE owner SET epoch = epoch + 1 RETURNING epoch";
-        self.connection
-            .query_row(claim, [], |row| row.get(0))
-            .map_err(failed("it cannot be claimed"))
+        // In a transaction: what a statement alone writes is only on disk when it is reset, and
+        // then nobody learns that there was no room.
+        let mut claim = || {
+            let transaction =
+                self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute("UPDATE owner SET epoch = epoch + 1", [])?;
+            let epoch = transaction.query_row("SELECT epoch FROM owner", [], |row| row.get(0))?;
+            transaction.commit()?;
+            Ok(epoch)
+        };
+        claim().map_err(failed("it cannot be claimed"))
     }
 
     /// Checks owner and place and writes, in one transaction, so that nobody comes in between.

@@ -15,6 +15,17 @@ use crate::{
 /// How long a daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// All of ours; paths that begin here are made to hold in `/` too, where the daemon runs.
+fn environment() -> anyhow::Result<Environment> {
+    let mut environment = Environment::new().inherit(["*"]);
+    for name in ["KSI_HOME", "KSI_SOCKET"] {
+        if let Some(path) = std::env::var_os(name).filter(|path| !path.is_empty()) {
+            environment = environment.set(name, std::path::absolute(path)?);
+        }
+    }
+    Ok(environment)
+}
+
 /// Whether the daemon is just not there, and not out of reach for another reason.
 pub(crate) fn not_running(error: &ConnectError) -> bool {
     matches!(error, ConnectError::NotRunning(_) | ConnectError::Refused(_))
@@ -76,9 +87,8 @@ impl Cx {
         }
         let shim = Shim::current()?;
         let program = std::env::current_exe().context("this program's own file is not known")?;
-        let everything = Environment::new().inherit(["*"]);
         let args = ["start", "--foreground"];
-        let detached = spawn_detached(&shim, &program, args, &everything, &self.log())?;
+        let detached = spawn_detached(&shim, &program, args, &environment()?, &self.log())?;
         match detached.ready(PATIENCE) {
             Ok(()) => Ok((self.running().await?, true)),
             Err(why) => Err(self.not_ready(&why).into()),

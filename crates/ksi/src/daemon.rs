@@ -116,7 +116,7 @@ fn settings(paths: &Paths, config: Config) -> anyhow::Result<Settings> {
         transcripts: paths.state.join("transcripts"),
         patterns: paths.config.join("patterns"),
         started: Clock::system().now(),
-        local_idle_ms: config.local.idle_seconds * 1000,
+        local_idle_ms: config.local.idle_seconds.saturating_mul(1000),
     })
 }
 

@@ -127,11 +127,11 @@ impl Screen {
                 return Ok(Some(ExitCode::SUCCESS));
             }
             "orchestration:failed" => {
-                let error = &data["error"];
-                say(format!("\nerror: {}", error["message"].as_str().unwrap_or("it failed")));
-                if let Some(hint) = error["hint"].as_str() {
+                say(format!("\nerror: {}", data["error"].as_str().unwrap_or("it failed")));
+                if let Some(hint) = data["hint"].as_str() {
                     say(format!("hint: {hint}"));
                 }
+                say(format!("what was said: ksi describe orchestration {}", self.id));
                 return Ok(Some(ExitCode::from(FAILED)));
             }
             "orchestration:terminated" => {

@@ -210,7 +210,8 @@ impl Run {
         Totals {
             turns: self.turns.len() as u32,
             usage,
-            cost_usd: self.turns.iter().map(|turn| turn.cost_usd).sum(),
+            // A sum of nothing would be -0.
+            cost_usd: self.turns.iter().fold(0.0, |sum, turn| sum + turn.cost_usd),
             duration_ms: now.0.saturating_sub(self.started_at.0),
             transcript,
         }

@@ -111,6 +111,19 @@ fn a_home_that_cannot_be_written_is_an_error_that_says_so() {
 }
 
 #[test]
+fn a_home_that_is_named_from_the_working_folder_is_the_daemons_too() {
+    let home = Home::new();
+    let relative = |args: &[&str]| {
+        let mut command = home.command(args);
+        command.current_dir(home.path()).env("KSI_HOME", "below").output().unwrap()
+    };
+    let started = relative(&["start"]);
+    assert_eq!(code(&started), Some(0), "{}", stderr(&started));
+    assert!(home.path().join("below/run/daemon.sock").exists());
+    assert_eq!(code(&relative(&["stop"])), Some(0));
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let home = Home::new();
     home.ok(&["start"]);
