@@ -7,8 +7,8 @@ use std::{
 };
 
 use ksi_state::{
-    AppendError, By, Committed, Facts, Journal, JournalError, Lost, Machine, Millis, Origin, Query,
-    Refused, Seq, Sequencer, Stamp, testing::memory::MemoryJournal,
+    Append, AppendError, By, Committed, Facts, Journal, JournalError, Lost, Machine, Millis,
+    Origin, Query, Record, Refused, Seq, Sequencer, Stamp, testing::memory::MemoryJournal,
 };
 
 use crate::chat::*;
@@ -366,4 +366,41 @@ fn a_long_journal_is_read_back_whole() {
     (0..10_000).for_each(|n| drop(bench.say("a", &n.to_string())));
     bench.commit();
     assert_eq!(Bench::over(bench.journal.clone()).chat(), bench.chat());
+}
+
+/// A journal that takes no fact.
+struct Panicking(MemoryJournal);
+
+impl Journal for Panicking {
+    fn claim(&self) -> Result<u64, JournalError> {
+        self.0.claim()
+    }
+
+    fn head(&self) -> Result<Seq, JournalError> {
+        self.0.head()
+    }
+
+    fn append(&self, _: Append<'_>) -> Result<(), AppendError> {
+        panic!("no such page")
+    }
+
+    fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
+        self.0.read(query)
+    }
+}
+
+#[test]
+fn a_journal_that_panics_is_broken_and_those_who_wait_are_told() {
+    let journal = Arc::new(Panicking(MemoryJournal::default()));
+    let (sequencer, _) = Sequencer::open(machines(), journal).unwrap();
+    let promise = Promise::default();
+    let kept = promise.clone();
+    let done = Box::new(move |result| *kept.lock().unwrap() = Some(result));
+    let facts = Facts::one(said("a", "1"));
+    sequencer.decide(CHAT, &By::default(), Millis(5), |_: &Chat, _| (facts, ()), done).unwrap();
+    let broken = Mutex::new(None);
+    sequencer.try_commit(&|news| *broken.lock().unwrap() = Some(news));
+    let Some(Committed::Broken(error)) = broken.into_inner().unwrap() else { panic!("it goes on") };
+    assert!(error.to_string().contains("no such page"), "{error}");
+    assert!(is_lost(&promise), "who waits waits for ever");
 }
