@@ -74,7 +74,8 @@ impl<S: State> Ctx<S> {
             Ok((facts, reply)) => (facts, Ok(reply)),
             Err(error) => (Facts::none(), Err(error)),
         };
-        let done = Box::new(move |result| drop(durable.send(result)));
+        let kernel = self.kernel.clone();
+        let done = Box::new(move |result| kernel.0.replies.send(durable, result));
         let sequencer = &self.kernel.0.sequencer;
         let reply = sequencer.decide(self.plugin, &by, self.now(), decide, done);
         let reply = reply.map_err(|refusal| refused(&refusal))?;

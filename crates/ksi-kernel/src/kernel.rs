@@ -2,18 +2,20 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::{thread::JoinHandle, time::Duration};
+use std::{future::ready, thread::JoinHandle, time::Duration};
 
 use ksi_protocol::{Error, EventDoc, Raw, Result};
 use ksi_ring::{Event, Listener, News, Ring};
-use ksi_runtime::{BoxFuture, Clock, EffectFailed, Effects, Run, Tasks, caught};
-use ksi_state::{By, Committed, Facts, Fault, Journal, JournalError, PluginId, Seq, Sequencer};
+use ksi_runtime::{BoxFuture, Clock, EffectFailed, Effects, Replies, Run, Tasks, caught};
+use ksi_state::{
+    By, Committed, Facts, Fault, Journal, JournalError, Lost, PluginId, Seq, Sequencer,
+};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::ctx::{Caller, Ctx};
 use crate::plugin::{AnyPlugin, Parts, Plugin};
-use crate::router::{Guard, Router};
+use crate::router::{Answer, Guard, Router};
 
 /// Why the kernel did not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +50,10 @@ pub(crate) struct Core {
     plugins: Vec<Parts>,
     writer: Mutex<Option<JoinHandle<()>>>,
     closing: watch::Sender<bool>,
+    closed: AtomicBool,
     stop: watch::Sender<bool>,
     broken: AtomicBool,
+    pub(crate) replies: Replies<Result<(), Lost>>,
 }
 
 /// What a kernel is made of.
@@ -85,6 +89,7 @@ impl Kernel {
         let (ring, tasks) = (Ring::default(), Tasks::new(Handle::current()));
         ring.start_at(sequencer.position().1);
         let kernel = Kernel(Arc::new_cyclic(|core: &Weak<Core>| Core {
+            replies: Replies::new(&tasks),
             effects: Effects::new(names, core.clone(), tasks, clock),
             sequencer,
             journal,
@@ -93,6 +98,7 @@ impl Kernel {
             plugins,
             writer: Mutex::default(),
             closing: watch::Sender::new(false),
+            closed: AtomicBool::new(false),
             stop: watch::Sender::new(false),
             broken: AtomicBool::new(false),
         }));
@@ -113,12 +119,12 @@ impl Kernel {
     }
 
     /// Answers a request of this caller.
-    pub async fn call(&self, caller: Caller, event: String, data: Raw) -> Result<Raw> {
+    pub fn call(&self, caller: Caller, event: &str, data: Raw) -> Answer {
         // Only here: what was begun before may still call what it needs to finish.
-        if *self.0.closing.borrow() {
-            return Err(Error::shutdown());
+        match self.is_closing() {
+            true => Box::pin(ready(Err(Error::shutdown()))),
+            false => self.dispatch(caller, event, data),
         }
-        self.dispatch(caller, &event, data).await
     }
 
     /// A listener that hears nothing until it subscribes.
@@ -182,6 +188,11 @@ impl Kernel {
         let _ = self.0.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
+    /// Whether no new request is taken.
+    pub fn is_closing(&self) -> bool {
+        self.0.closed.load(Ordering::Acquire)
+    }
+
     /// Returns once no new request is taken.
     pub async fn closing(&self) {
         let _ = self.0.closing.subscribe().wait_for(|closing| *closing).await;
@@ -192,6 +203,7 @@ impl Kernel {
     /// Only the writing has no bound: what was decided must reach the disk.
     pub async fn shutdown(&self, grace: Duration) {
         let core = &self.0;
+        core.closed.store(true, Ordering::Release);
         core.closing.send_replace(true);
         let _ = timeout(grace, async {
             for (id, plugin) in core.plugins.iter().enumerate().rev() {
@@ -211,6 +223,7 @@ impl Kernel {
         if let Some(writer) = writer {
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
+        core.replies.close();
         core.ring.close();
         for name in self.tasks().drain(LAGGARDS).await {
             tracing::warn!(task = name, "had to be ended");
@@ -218,7 +231,7 @@ impl Kernel {
     }
 
     pub(crate) fn signal(&self, name: &str, data: Raw) {
-        self.0.ring.publish([Arc::new(Event::signal(name, self.clock().now(), data))]);
+        self.0.ring.publish([Event::signal(name, self.clock().now(), data)]);
     }
 
     /// For each durable batch: first its wants, then the ring; the replies follow.
@@ -226,7 +239,7 @@ impl Kernel {
         match news {
             Committed::Batch(batch) => {
                 self.0.effects.apply(batch.wants);
-                self.0.ring.publish(batch.records.into_iter().map(|r| Arc::new(Event::fact(r))));
+                self.0.ring.publish(batch.records.into_iter().map(Event::fact));
             }
             Committed::Rebuilt(wants) => {
                 tracing::error!("the journal had no room; what was not on disk is forgotten");
@@ -267,13 +280,8 @@ impl ksi_runtime::Performer for Core {
     fn failed(&self, failure: EffectFailed) {
         let by = By { origin: Caller::system().origin, effect: None };
         let decide = |(): &(), _| (Facts::one(failure), ());
-        let recorded = self.sequencer.decide(
-            PluginId(0),
-            &by,
-            self.effects.clock().now(),
-            decide,
-            Box::new(|_| {}),
-        );
+        let now = self.effects.clock().now();
+        let recorded = self.sequencer.decide(PluginId(0), &by, now, decide, Box::new(|_| {}));
         if let Err(error) = recorded {
             tracing::warn!(%error, "the failure could not be recorded");
         }

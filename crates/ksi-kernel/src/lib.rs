@@ -133,7 +133,7 @@
 //!     listener.inbox().subscribe(vec![Pattern::parse("reminder:rang")?], None);
 //!
 //!     let tea = to_raw_value(&Add { text: "tea".into(), in_ms: 500 })?;
-//!     let reply = kernel.call(Caller::new("operator"), "reminder:add".into(), tea).await?;
+//!     let reply = kernel.call(Caller::new("operator"), "reminder:add", tea).await?;
 //!     assert_eq!(reply.get(), "1500");
 //!
 //!     clock.advance(500);
@@ -230,4 +230,4 @@ pub use ksi_state::{
     Changed, Fact, Facts, Fault, Journal, Millis, Origin, Out, Query, Record, Seq, Stamp, Want,
 };
 pub use plugin::{AnyPlugin, Plugin};
-pub use router::Guard;
+pub use router::{Answer, Guard};

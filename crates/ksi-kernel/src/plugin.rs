@@ -2,9 +2,9 @@
 
 use std::{marker::PhantomData, sync::Arc};
 
-use ksi_protocol::{Error, EventDoc, Kind, Pattern, Raw, Result, parse_data};
+use ksi_protocol::{Code, Error, EventDoc, Kind, Pattern, Raw, Result, parse_data};
 use ksi_ring::Event;
-use ksi_runtime::{BoxFuture, Run};
+use ksi_runtime::{BoxFuture, Run, caught};
 use ksi_state::{Changed, Effect, Fact, Fault, Machine, Out, Stamp, State, Want};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
@@ -57,10 +57,10 @@ impl<S: State> Plugin<S> {
     {
         let answer: Handler = Box::new(move |cx, data| {
             let handler = handler.clone();
-            Box::pin(async move {
+            Box::pin(unless_it_panics(event, async move {
                 let params = parse_data::<P>(&data)?;
                 raw(&handler(cx.of(), params).await?)
-            })
+            }))
         });
         let doc = EventDoc::new::<P>(self.parts.name, event, Kind::Request).replies::<R>();
         self.parts.events.push((doc, Some(answer)));
@@ -134,6 +134,13 @@ impl<S: State> Plugin<S> {
         self.parts.stopper = Some(Box::new(move |cx, ()| Box::pin(stop(cx.of()))));
         self
     }
+}
+
+async fn unless_it_panics(event: &str, answer: impl Future<Output = Result<Raw>>) -> Result<Raw> {
+    caught(answer).await.unwrap_or_else(|Fault(why)| {
+        tracing::error!(event, why, "a handler panicked");
+        Err(Error::new(Code::Panicked, format!("the handler of `{event}` {why}")))
+    })
 }
 
 #[cfg(any(test, feature = "testing"))]

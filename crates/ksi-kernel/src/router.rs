@@ -1,10 +1,10 @@
 //! The router: from an event's name to the one plugin that answers it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, future::ready};
 
 use ksi_protocol::{Code, Error, EventDoc, Raw, Result, check_event_name};
-use ksi_runtime::caught;
-use ksi_state::{Fault, PluginId};
+use ksi_runtime::BoxFuture;
+use ksi_state::PluginId;
 
 use crate::ctx::{Caller, Ctx, raw};
 use crate::kernel::{Kernel, StartError};
@@ -12,6 +12,9 @@ use crate::plugin::{Handler, Parts};
 
 /// Says whether a caller may send an event; asked before every dispatch, an error ends the request.
 pub type Guard = Box<dyn Fn(&Caller, &str) -> Result<()> + Send + Sync>;
+
+/// The answer to a request, when it comes.
+pub type Answer = BoxFuture<Result<Raw>>;
 
 /// Who answers what.
 pub(crate) struct Router {
@@ -70,17 +73,13 @@ impl Router {
 
 impl Kernel {
     /// Answers a request, or passes a signal on to whoever listens.
-    pub(crate) async fn dispatch(&self, caller: Caller, event: &str, data: Raw) -> Result<Raw> {
-        let answer = caught(async {
-            match self.0.router.route(&caller, event)? {
-                Some((id, handler)) => handler(Ctx::new(self.clone(), id, caller), data).await,
-                None => self.pass_on(event, data),
-            }
-        });
-        answer.await.unwrap_or_else(|Fault(why)| {
-            tracing::error!(event, why, "a handler panicked");
-            Err(Error::new(Code::Panicked, format!("the handler of `{event}` {why}")))
-        })
+    pub(crate) fn dispatch(&self, caller: Caller, event: &str, data: Raw) -> Answer {
+        let answer = match self.0.router.route(&caller, event) {
+            Ok(Some((id, handler))) => return handler(Ctx::new(self.clone(), id, caller), data),
+            Ok(None) => self.pass_on(event, data),
+            Err(error) => Err(error),
+        };
+        Box::pin(ready(answer))
     }
 
     fn pass_on(&self, event: &str, data: Raw) -> Result<Raw> {

@@ -133,7 +133,7 @@ impl Fact for Deleted {
 }
 
 fn subject(namespace: &str, key: &str) -> String {
-    format!("{namespace}/{key}")
+    [namespace, "/", key].concat()
 }
 
 impl Values {
@@ -142,8 +142,11 @@ impl Values {
     }
 
     fn changed(&mut self, fact: &Changed, _: &Stamp, _: &mut Out) -> Result<(), Fault> {
-        let keys = self.0.entry(fact.namespace.clone()).or_default();
-        keys.insert(fact.key.clone(), fact.value.clone());
+        let value = fact.value.clone();
+        match self.0.get_mut(&fact.namespace) {
+            Some(keys) => drop(keys.insert(fact.key.clone(), value)),
+            None => drop(self.0.insert(fact.namespace.clone(), [(fact.key.clone(), value)].into())),
+        }
         Ok(())
     }
 

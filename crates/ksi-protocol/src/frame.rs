@@ -7,5 +7,5 @@ mod write;
 
 pub use fields::MAX_DEPTH;
 pub use message::{Message, Pushed, Reply};
-pub use request::{Context, Rejected, Request};
+pub use request::{Context, Rejected, Request, plain_text};
 pub use write::{EventLine, write_error, write_reply, write_request};

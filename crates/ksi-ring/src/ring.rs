@@ -16,7 +16,7 @@ const CAPACITY: usize = 8 << 20;
 /// The most events a listener is given at once.
 pub(crate) const HANDFUL: usize = 256;
 
-/// The shared buffer of durable facts and signals.
+/// The shared buffer of the durable facts and signals that somebody listens to.
 #[derive(Clone, Default)]
 pub struct Ring(Arc<Mutex<Shelf>>);
 
@@ -105,8 +105,8 @@ pub(crate) enum Taken {
 }
 
 impl Ring {
-    /// Adds news, and wakes those who asked for it.
-    pub fn publish(&self, events: impl IntoIterator<Item = Arc<Event>>) {
+    /// Wakes those who asked for these news, and keeps for them what they asked for.
+    pub fn publish(&self, events: impl IntoIterator<Item = Event>) {
         let mut shelf = self.shelf();
         for event in events {
             shelf.push(event);
@@ -272,20 +272,26 @@ impl Shelf {
         (self.last_fact, self.first + self.events.len() as u64)
     }
 
-    fn push(&mut self, event: Arc<Event>) {
+    fn push(&mut self, event: Event) {
         let (last_fact, position) = self.end();
         let namespace = event.name().split(':').next().unwrap_or_default();
         let ears = self.by_namespace.get(namespace).into_iter().flatten();
+        let mut wanted = false;
         for id in ears.chain(&self.everything) {
             if let Some(ear) = self.ears.get_mut(id)
                 && ear.wants(&event, position).is_some()
             {
                 ear.notice(position, last_fact, event.seq().is_none());
+                wanted = true;
             }
         }
         self.last_fact = event.seq().unwrap_or(self.last_fact);
+        if !wanted {
+            // Who subscribes later begins later, or reads what was before from the journal.
+            return;
+        }
         self.bytes += event.weight();
-        self.events.push_back(event);
+        self.events.push_back(Arc::new(event));
         while self.bytes > CAPACITY && self.events.len() > 1 {
             self.bytes -= self.events.pop_front().map_or(0, |event| event.weight());
             self.first += 1;

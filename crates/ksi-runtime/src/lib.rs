@@ -1,10 +1,11 @@
 //! What runs, and when: clock, owned tasks, and the effects that states want.
 //!
 //! In reading order: `clock`, where time comes from; `tasks`, who owns what is spawned; `runs`,
-//! what should run, pure; `effects`, which starts and stops it.
+//! what should run, pure; `effects`, which starts and stops it; `replies`, who is told of the end.
 
 mod clock;
 mod effects;
+mod replies;
 mod runs;
 mod tasks;
 #[cfg(any(test, feature = "testing"))]
@@ -17,6 +18,7 @@ use ksi_state::Fault;
 
 pub use clock::Clock;
 pub use effects::{EffectFailed, Effects, Performer, Run};
+pub use replies::Replies;
 pub use runs::{Action, Ended, Place, Runs};
 pub use tasks::Tasks;
 

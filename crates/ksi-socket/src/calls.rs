@@ -11,8 +11,10 @@ use std::{
 
 use bytes::BytesMut;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use ksi_kernel::{BoxFuture, Caller, Kernel, Origin};
-use ksi_protocol::{Code, Error, Line, Lines, Request, Result, write_error, write_reply};
+use ksi_kernel::{Answer, Caller, Kernel, Origin};
+use ksi_protocol::{
+    Code, Error, Line, Lines, Request, Result, plain_text, write_error, write_reply,
+};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -26,8 +28,6 @@ const HANDFUL: usize = 256;
 
 /// The event whose answer must stand on the wire before what it leads to.
 const SUBSCRIBE: &str = "monitor:subscribe";
-
-type Call = BoxFuture<Result<Box<RawValue>>>;
 
 /// The requests of one connection.
 pub(crate) struct Calls {
@@ -43,13 +43,13 @@ pub(crate) struct Calls {
 
 /// A call that could not be answered at once.
 struct Running {
-    call: Call,
+    call: Answer,
     asked: Asked,
     late: Option<Pin<Box<Sleep>>>,
 }
 
 /// A call's answer, or the call itself when its deadline came first.
-type Ended = (Asked, Result<Result<Box<RawValue>>, Call>);
+type Ended = (Asked, Result<Result<Box<RawValue>>, Answer>);
 
 /// What the answer repeats of a request.
 #[derive(Default)]
@@ -110,11 +110,11 @@ impl Calls {
         self.start(request, caller, deadline, cx, out);
     }
 
-    /// Writes the answers of calls that have finished; false when there are none.
+    /// Writes the answers of calls that have finished; whether there may be more of them.
     pub(crate) fn take_answers(&mut self, cx: &mut Wake<'_>, out: &mut BytesMut) -> bool {
-        for taken in 0..HANDFUL {
+        for _ in 0..HANDFUL {
             let Poll::Ready(Some((asked, ended))) = self.running.poll_next_unpin(cx) else {
-                return taken > 0;
+                return false;
             };
             let result = ended.unwrap_or_else(|call| {
                 // Nobody waits for it any more; it goes on all the same.
@@ -182,10 +182,9 @@ impl Calls {
             let correlation = Some(text(id));
             caller.origin = Arc::new(Origin { correlation, ..Origin::clone(&caller.origin) });
         }
-        let asked = Asked { event: event.clone(), correlation_id };
+        let asked = Asked { event, correlation_id };
         let data = data.unwrap_or_else(empty);
-        let kernel = self.kernel.clone();
-        let mut call: Call = Box::pin(async move { kernel.call(caller, event, data).await });
+        let mut call = self.kernel.call(caller, &asked.event, data);
         match call.as_mut().poll(cx) {
             Poll::Ready(result) => asked.answer(&result, self.now(), out),
             Poll::Pending => self.go_on_with(asked, call, deadline),
@@ -193,7 +192,7 @@ impl Calls {
     }
 
     /// Goes on with a call that pends, beside the others of this connection.
-    fn go_on_with(&mut self, asked: Asked, call: Call, deadline: Option<Instant>) {
+    fn go_on_with(&mut self, asked: Asked, call: Answer, deadline: Option<Instant>) {
         self.in_flight += 1;
         self.subscribing += usize::from(asked.event == SUBSCRIBE);
         self.order.busy |= asked.correlation_id.is_none();
@@ -259,7 +258,8 @@ fn is_over(deadline: Option<Instant>) -> bool {
 
 /// A correlation id as facts carry it: what a string says, other JSON as it stands.
 fn text(id: &RawValue) -> String {
-    serde_json::from_str(id.get()).unwrap_or_else(|_| id.get().to_owned())
+    let parsed = || serde_json::from_str(id.get()).unwrap_or_else(|_| id.get().to_owned());
+    plain_text(id).map_or_else(parsed, str::to_owned)
 }
 
 fn empty() -> Box<RawValue> {

@@ -54,8 +54,10 @@ pub(crate) struct Connection {
     out: BytesMut,
     /// The listener at its work; none once the daemon has no more news.
     news: Option<BoxFuture<(Listener, Option<News>)>>,
-    /// None once the daemon is closing and the client was told.
+    /// Wakes us when the daemon is closing; none once the client was told.
     closing: Option<BoxFuture<()>>,
+    /// That future was polled once, and knows whom to wake.
+    is_set: bool,
     /// How long the client still has.
     patience: Option<Pin<Box<Sleep>>>,
     /// Where a subscription's name is written, to save an allocation for each event.
@@ -89,6 +91,7 @@ impl Connection {
             out: BytesMut::new(),
             news: Some(Box::pin(next_news(listener))),
             closing: Some(Box::pin(async move { watched.closing().await })),
+            is_set: false,
             patience: None,
             label: String::new(),
         }
@@ -105,17 +108,19 @@ impl Connection {
     fn poll(&mut self, cx: &mut Wake<'_>) -> Poll<io::Result<()>> {
         self.notice_closing(cx);
         for _ in 0..TURNS {
-            // Answers first: that of a subscription must stand before its events.
-            let mut moved = self.take_answers(cx);
-            moved |= self.take_news(cx);
-            moved |= self.take_requests(cx)?;
+            let mut more = self.take_requests(cx)?;
+            let were_too_many = self.calls.is_full();
+            // Answers before news: that of a subscription must stand before its events.
+            more |= self.take_answers(cx);
+            more |= were_too_many && !self.calls.is_full();
+            more |= self.take_news(cx);
             // What was written moves the rest on only where it stood in the way or is not all.
             let was_full = !self.has_room();
-            moved |= self.write(cx)? && (was_full || !self.out.is_empty());
+            more |= self.write(cx)? && (was_full || !self.out.is_empty());
             if self.is_done() {
                 return Poll::Ready(Ok(()));
             }
-            if !moved {
+            if !more {
                 return self.poll_patience(cx).map(Ok);
             }
         }
@@ -133,22 +138,23 @@ impl Connection {
         self.out.len() < HIGH_WATER
     }
 
+    /// Whether there may be more that can be taken at once; so say all three.
     fn take_answers(&mut self, cx: &mut Wake<'_>) -> bool {
         self.has_room() && self.calls.take_answers(cx, &mut self.out)
     }
 
     fn take_requests(&mut self, cx: &mut Wake<'_>) -> io::Result<bool> {
-        let mut moved = false;
         for _ in 0..REQUESTS_PER_TURN {
             if !self.has_room() || self.calls.is_full() {
-                break;
+                return Ok(false);
             }
-            let Poll::Ready(line) = self.input.poll_line(&mut self.stream, cx)? else { break };
-            let Some(line) = line else { break };
+            let Poll::Ready(line) = self.input.poll_line(&mut self.stream, cx)? else {
+                return Ok(false);
+            };
+            let Some(line) = line else { return Ok(false) };
             self.calls.accept(&line, cx, &mut self.out);
-            moved = true;
         }
-        Ok(moved)
+        Ok(true)
     }
 
     fn take_news(&mut self, cx: &mut Wake<'_>) -> bool {
@@ -196,7 +202,8 @@ impl Connection {
 
     fn notice_closing(&mut self, cx: &mut Wake<'_>) {
         let Some(closing) = &mut self.closing else { return };
-        if closing.as_mut().poll(cx).is_pending() {
+        let is_set = std::mem::replace(&mut self.is_set, true);
+        if is_set && !self.kernel.is_closing() || closing.as_mut().poll(cx).is_pending() {
             return;
         }
         self.closing = None;

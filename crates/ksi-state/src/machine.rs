@@ -1,6 +1,6 @@
 //! Machines: how facts change a plugin's state, and what that state wants to run.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::{any::Any, fmt, sync::Arc};
 
@@ -126,7 +126,8 @@ type DriveFn = Box<dyn Fn(&dyn Any, Changed<'_>) -> Vec<Want<AnyEffect>> + Send 
 /// A plugin's state machine: its folds, its drive, its state, and what that wants at present.
 pub struct Machine {
     pub(crate) name: &'static str,
-    folds: HashMap<&'static str, Vec<FoldFn>>,
+    /// With the names of the facts that they fold: few enough to look through.
+    folds: Vec<(&'static str, FoldFn)>,
     drive: Option<DriveFn>,
     init: fn() -> AnyState,
     #[cfg(any(test, feature = "testing"))]
@@ -147,7 +148,7 @@ impl Machine {
         let init: fn() -> AnyState = || Box::new(S::default());
         Machine {
             name,
-            folds: HashMap::new(),
+            folds: Vec::new(),
             drive: None,
             init,
             #[cfg(any(test, feature = "testing"))]
@@ -168,7 +169,7 @@ impl Machine {
                 None => fold(state, &parse(record)?, &record.stamp(), out),
             }
         });
-        self.folds.entry(F::NAME).or_default().push(fold);
+        self.folds.push((F::NAME, fold));
     }
 
     /// What the state wants to run; pure.
@@ -199,29 +200,27 @@ impl Machine {
         std::mem::replace(&mut self.live, fresh)
     }
 
-    /// Folds one fact and collects the keys it changed; true if this machine folds it.
+    /// Folds one fact and collects the keys that it changed, where there is something to drive.
     pub(crate) fn apply(
         &mut self,
         fact: Option<&dyn Any>,
         record: &Record,
-        keys: &mut BTreeSet<String>,
-    ) -> bool {
-        let Some(folds) = self.folds.get(record.name.as_ref()) else { return false };
-        let mut out = Out::default();
+        keys: &mut Option<BTreeSet<String>>,
+    ) {
         let Live { state, degraded, .. } = &mut self.live;
-        for fold in folds {
-            if degraded.is_some() {
-                break;
+        for (_, fold) in self.folds.iter().filter(|(name, _)| *name == record.name) {
+            let mut out = Out::default();
+            if degraded.is_none() {
+                let folded = catch(|| fold(&mut **state, fact, record, &mut out)).flatten();
+                let why = |Fault(why)| format!("fact {} {}: {why}", record.seq, record.name);
+                *degraded = folded.err().map(why);
             }
-            let folded = catch(|| fold(&mut **state, fact, record, &mut out)).flatten();
-            let why = folded
-                .err()
-                .map(|Fault(why)| format!("fact {} {}: {why}", record.seq, record.name));
-            *degraded = why;
+            if self.drive.is_some() {
+                let keys = keys.get_or_insert_default();
+                keys.insert(record.subject.clone());
+                keys.append(&mut out.touched);
+            }
         }
-        keys.insert(record.subject.clone());
-        keys.append(&mut out.touched);
-        true
     }
 
     /// What the plugin wants now that it did not before, and what it wants no more.

@@ -1,6 +1,6 @@
 //! The sequencer: the one place that orders facts.
 
-use std::{any::Any, cell::Cell, collections::BTreeSet, mem, sync::Arc};
+use std::{any::Any, cell::Cell, mem, sync::Arc, thread};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -56,14 +56,15 @@ pub struct Lost(pub String);
 /// Called once the facts a decision has read or made are durable, or lost.
 pub type Done = Box<dyn FnOnce(Result<(), Lost>) + Send>;
 
-/// The facts of one decision and what follows from them.
+/// The facts of the decisions that are committed together, and what follows from them.
 #[derive(Default)]
 pub struct Batch {
-    /// The facts; none for a decision that only read.
+    /// The facts, in order.
     pub records: Vec<Arc<Record>>,
-    /// What each plugin wants, as of the last of these facts.
+    /// What each plugin came to want with each of these facts, in order.
     pub wants: Wants,
-    done: Option<Done>,
+    /// Those who wait; also who only read.
+    dones: Vec<Done>,
 }
 
 /// What the rest of the program learns from the journal's writer.
@@ -84,7 +85,7 @@ struct Inner {
     head: Seq,
     durable: Seq,
     at: Millis,
-    pending: Vec<Batch>,
+    pending: Batch,
     closed: bool,
 }
 
@@ -99,6 +100,9 @@ pub struct Sequencer {
 /// Facts are read back in pages of this many.
 const PAGE: usize = 4096;
 
+/// So often the writer lets other threads go first before it writes or sleeps.
+const TURNS: usize = 10;
+
 impl Sequencer {
     /// Claims the journal and folds all of it; the wants are the complete set.
     pub fn open(
@@ -106,7 +110,7 @@ impl Sequencer {
         journal: Arc<dyn Journal>,
     ) -> Result<(Self, Wants), JournalError> {
         let epoch = journal.claim()?;
-        let (head, at, pending) = (Seq::default(), Millis::default(), Vec::new());
+        let (head, at, pending) = (Seq::default(), Millis::default(), Batch::default());
         let mut inner = Inner { machines, head, durable: head, at, pending, closed: false };
         let wants = inner.rebuild(&*journal)?;
         Ok((Self { journal, epoch, inner: Mutex::new(inner), ready: Condvar::new() }, wants))
@@ -137,9 +141,10 @@ impl Sequencer {
             done(Ok(()));
             return Ok(reply);
         }
-        let live: Vec<_> = facts.0.iter().map(|fact| Some(&**fact as &dyn Any)).collect();
-        let wants = inner.fold(&records, &live);
-        inner.pending.push(Batch { records, wants, done: Some(done) });
+        let wants = inner.fold(&records, |index| Some(&*facts.0[index]));
+        inner.pending.records.extend(records);
+        inner.pending.wants.extend(wants);
+        inner.pending.dones.push(done);
         drop(inner);
         self.ready.notify_one();
         Ok(reply)
@@ -169,10 +174,21 @@ impl Sequencer {
     }
 
     /// Waits for decisions, makes them durable and passes them on; false once closed and empty.
+    ///
+    /// Whoever is about to decide goes first: as long as that brings more, it is committed along.
     pub fn commit(&self, sink: Sink<'_>) -> bool {
         let mut inner = self.lock();
-        self.ready.wait_while(&mut inner, |inner| inner.pending.is_empty() && !inner.closed);
-        let more = !inner.pending.is_empty();
+        let mut gathered = 0;
+        for _ in 0..TURNS {
+            MutexGuard::unlocked(&mut inner, thread::yield_now);
+            let before = mem::replace(&mut gathered, inner.pending.dones.len());
+            if gathered > 0 && gathered == before {
+                break;
+            }
+        }
+        let idle = |inner: &mut Inner| inner.pending.dones.is_empty() && !inner.closed;
+        self.ready.wait_while(&mut inner, idle);
+        let more = !inner.pending.dones.is_empty();
         drop(inner);
         self.try_commit(sink);
         more
@@ -180,20 +196,23 @@ impl Sequencer {
 
     /// Makes what is pending durable and passes it on, without waiting for more.
     pub fn try_commit(&self, sink: Sink<'_>) {
-        let (batches, durable) = {
+        let (mut batch, durable) = {
             let mut inner = self.lock();
             (mem::take(&mut inner.pending), inner.durable)
         };
-        let records: Vec<_> = batches.iter().flat_map(|batch| batch.records.clone()).collect();
+        let dones = mem::take(&mut batch.dones);
+        let last = batch.records.last().cloned();
         #[cfg(any(test, feature = "testing"))]
-        crate::testing::hold("append", records.last());
-        if let Err(error) = self.append(&records, durable) {
-            return self.roll_back(batches, error, sink);
+        crate::testing::hold("append", last.as_ref());
+        if let Err(error) = self.append(&batch.records, durable) {
+            return self.roll_back(dones, error, sink);
         }
         #[cfg(any(test, feature = "testing"))]
-        crate::testing::hold("appended", records.last());
-        let dones = pass_on(batches, sink);
-        self.lock().durable = records.last().map_or(durable, |record| record.seq);
+        crate::testing::hold("appended", last.as_ref());
+        if let Some(last) = last {
+            sink(Committed::Batch(batch));
+            self.lock().durable = last.seq;
+        }
         dones.into_iter().for_each(|done| done(Ok(())));
     }
 
@@ -215,11 +234,11 @@ impl Sequencer {
     }
 
     /// Forgets what is not on disk, by the same code as at boot.
-    fn roll_back(&self, mut lost: Vec<Batch>, error: AppendError, sink: Sink<'_>) {
+    fn roll_back(&self, mut lost: Vec<Done>, error: AppendError, sink: Sink<'_>) {
         let why = Lost(error.to_string());
         let news = {
             let mut inner = self.lock();
-            lost.append(&mut inner.pending);
+            lost.append(&mut mem::take(&mut inner.pending).dones);
             let news = match error {
                 AppendError::Full(_) => match inner.rebuild(&*self.journal) {
                     Ok(wants) => Committed::Rebuilt(wants),
@@ -232,24 +251,13 @@ impl Sequencer {
             news
         };
         sink(news);
-        lost.into_iter().filter_map(|batch| batch.done).for_each(|done| done(Err(why.clone())));
+        lost.into_iter().for_each(|done| done(Err(why.clone())));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         debug_assert!(!DECIDING.get(), "a decision or a peek asked the sequencer again");
         self.inner.lock()
     }
-}
-
-fn pass_on(batches: Vec<Batch>, sink: Sink<'_>) -> Vec<Done> {
-    let mut dones = Vec::with_capacity(batches.len());
-    for mut batch in batches {
-        dones.extend(batch.done.take());
-        if !batch.records.is_empty() {
-            sink(Committed::Batch(batch));
-        }
-    }
-    dones
 }
 
 impl Inner {
@@ -269,17 +277,23 @@ impl Inner {
     }
 
     /// Folds new facts into every plugin that folds them, then asks each what it wants.
-    fn fold(&mut self, records: &[Arc<Record>], live: &[Option<&dyn Any>]) -> Wants {
+    ///
+    /// `live` gives the fact behind a record, where it need not be parsed.
+    fn fold<'a>(
+        &mut self,
+        records: &[Arc<Record>],
+        live: impl Fn(usize) -> Option<&'a dyn Any>,
+    ) -> Wants {
         if let Some(last) = records.last() {
             (self.head, self.at) = (last.seq, last.at);
         }
         let mut wants = Vec::new();
         for (id, machine) in self.machines.iter_mut().enumerate() {
-            let (mut keys, mut folded) = (BTreeSet::new(), false);
-            for (record, fact) in records.iter().zip(live) {
-                folded |= machine.apply(*fact, record, &mut keys);
+            let mut keys = None;
+            for (index, record) in records.iter().enumerate() {
+                machine.apply(live(index), record, &mut keys);
             }
-            if folded {
+            if let Some(keys) = keys {
                 let new = machine.want(Changed::Keys(&keys));
                 wants.extend(new.into_iter().map(|want| (PluginId(id), want)));
             }
@@ -294,9 +308,8 @@ impl Inner {
         loop {
             let records = journal.read(&Query::page(self.head, PAGE))?;
             for machine in &mut self.machines {
-                let mut keys = BTreeSet::new();
                 for record in &records {
-                    machine.apply(None, record, &mut keys);
+                    machine.apply(None, record, &mut None);
                 }
             }
             let Some(last) = records.last() else { break };

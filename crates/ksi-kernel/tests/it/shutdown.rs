@@ -23,7 +23,7 @@ async fn new_requests_are_refused_while_what_runs_finishes_and_calls_what_it_nee
     bench.next_start().await;
     let (kernel, data) = (bench.kernel.clone(), to_raw_value(&json!({})).unwrap());
     let begun = bench.kernel.tasks().spawn("request", async move {
-        kernel.call(Caller::new("operator"), "job:wait".into(), data).await
+        kernel.call(Caller::new("operator"), "job:wait", data).await
     });
     assert_eq!(bench.next_start().await, "handler");
     let kernel = bench.kernel.clone();

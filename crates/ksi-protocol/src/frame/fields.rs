@@ -72,7 +72,7 @@ fn kind(first: u8) -> &'static str {
 /// The position of the bracket that opens one level too many.
 pub(super) fn too_deep(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
-    if bytes.len() <= MAX_DEPTH {
+    if memchr::memchr2_iter(b'[', b'{', bytes).take(MAX_DEPTH + 1).count() <= MAX_DEPTH {
         return None;
     }
     let (mut depth, mut at) = (0_usize, 0);

@@ -68,7 +68,12 @@ impl Request {
     }
 
     fn build(fields: &Fields<'_, 4>) -> Result<Self> {
-        let Some(event) = typed::<String>(fields.get("event"), "event", "a string")? else {
+        let event = fields.get("event");
+        let event = match event.and_then(plain_text) {
+            Some(plain) => Some(plain.to_owned()),
+            None => typed::<String>(event, "event", "a string")?,
+        };
+        let Some(event) = event else {
             return Err(Error::bad_params("`event` is missing")
                 .hint(r#"send {"event":"system:discover"} to see what there is"#));
         };
@@ -118,6 +123,12 @@ fn read<'a, const N: usize>(line: &'a [u8], fields: &mut Fields<'a, N>) -> Resul
     fields.read(text)?;
     let Some(at) = too_deep(text) else { return Ok(()) };
     Err(bad_json(format!("the line nests too deeply at line 1 column {}", at + 1)))
+}
+
+/// What a string without escapes says, without a parser.
+pub fn plain_text(raw: &RawValue) -> Option<&str> {
+    let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    memchr::memchr(b'\\', text.as_bytes()).is_none().then_some(text)
 }
 
 fn typed<T: DeserializeOwned>(

@@ -44,12 +44,12 @@ impl Inner {
 
     fn refold(&mut self, journal: &dyn Journal, head: Seq) -> Result<Vec<Snapshot>, JournalError> {
         self.rebuild(journal)?;
-        let waiting: Vec<_> = self.pending.iter().flat_map(|batch| batch.records.clone()).collect();
+        let waiting = self.pending.records.clone();
         if self.head.0 + waiting.len() as u64 != head.0 {
             let message = "an audit must wait until the writer is idle".to_owned();
             return Err(JournalError { message, source: None });
         }
-        self.fold(&waiting, &vec![None; waiting.len()]);
+        self.fold(&waiting, |_| None);
         for machine in &mut self.machines {
             machine.live.wanted.clear();
             machine.want(Changed::All);

@@ -144,19 +144,20 @@ impl Runs {
         Runs { ours, reference }
     }
 
-    pub(crate) fn latency(self, name: &'static str, bound: Bound) -> Verdict {
-        self.verdict(name, bound, "us")
-    }
-
-    pub(crate) fn rate(self, name: &'static str, bound: Bound) -> Verdict {
-        self.verdict(name, bound, "/s")
-    }
-
-    fn verdict(self, name: &'static str, bound: Bound, unit: &str) -> Verdict {
+    /// The median of the ratios of each pair.
+    pub(crate) fn verdict(
+        self,
+        name: &'static str,
+        bound: Bound,
+        unit: &str,
+        processor: f64,
+    ) -> Verdict {
         let ratios = self.ours.iter().zip(&self.reference).map(|(ours, theirs)| ours / theirs);
         let ratio = median(ratios.collect());
         let (ours, theirs) = (median(self.ours), median(self.reference));
-        let detail = format!("{ours:.0} {unit} against {theirs:.0} {unit}");
+        let detail = format!(
+            "{ours:.0} {unit} against {theirs:.0} {unit}, the server's processor time {processor:.2}x"
+        );
         Verdict { name, ratio, bound, detail }
     }
 }

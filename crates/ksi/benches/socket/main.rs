@@ -1,6 +1,7 @@
 //! How fast the daemon's socket is, against references measured in the same run.
 //!
-//! `make bench` prints a line per figure and exits 1 when one misses its bound. The references are
+//! `make bench` prints a line per figure and exits 1 when one misses its bound; words behind
+//! `cargo bench -p ksi --bench socket --` choose figures by their names. The references are
 //! servers that do the least that could be called the same work; see [`reference`].
 
 mod load;
@@ -16,19 +17,44 @@ use load::{Load, Runs};
 use tempfile::TempDir;
 
 /// Each figure is the median of so many runs, ours and the reference's in turn.
-const RUNS: usize = 5;
+const RUNS: usize = 15;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     if args.get(1).is_some_and(|arg| arg == "reference") {
         return reference::serve(&args[2..]);
     }
+    let wanted: Vec<String> =
+        args.into_iter().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.map(|runtime| runtime.block_on(compare())) {
+    match runtime.map(|runtime| runtime.block_on(compare(&wanted))) {
         Ok(true) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }
+
+const ROUND_TRIP: &str = "round trip, p50";
+const IN_FLIGHT: &str = "64 in flight on one connection";
+const CONNECTIONS: &str = "64 connections";
+const DURABLE: &str = "durable requests of 64 clients";
+const BESIDE_P50: &str = "health beside 64 durable requests, p50";
+const BESIDE_P99: &str = "health beside 64 durable requests, p99";
+
+/// What is measured, and what its ratio to the reference must be.
+struct Figure {
+    name: &'static str,
+    bound: Bound,
+    unit: &'static str,
+}
+
+const FIGURES: [Figure; 6] = [
+    Figure { name: ROUND_TRIP, bound: Bound::AtMost(1.5), unit: "us" },
+    Figure { name: IN_FLIGHT, bound: Bound::AtLeast(0.8), unit: "/s" },
+    Figure { name: CONNECTIONS, bound: Bound::AtLeast(0.75), unit: "/s" },
+    Figure { name: DURABLE, bound: Bound::AtLeast(0.75), unit: "/s" },
+    Figure { name: BESIDE_P50, bound: Bound::AtMost(2.0), unit: "us" },
+    Figure { name: BESIDE_P99, bound: Bound::AtMost(2.0), unit: "us" },
+];
 
 /// A figure, what it must be, and whether it is.
 struct Verdict {
@@ -38,6 +64,7 @@ struct Verdict {
     detail: String,
 }
 
+#[derive(Clone, Copy)]
 enum Bound {
     AtMost(f64),
     AtLeast(f64),
@@ -57,7 +84,7 @@ impl Verdict {
     }
 }
 
-async fn compare() -> bool {
+async fn compare(wanted: &[String]) -> bool {
     let folder = tempfile::tempdir().expect("a temp folder");
     let ksi = Server::ksi(&folder);
     let health = r#"{"event":"system:health","data":{},"correlation_id":"c1"}"#;
@@ -65,36 +92,33 @@ async fn compare() -> bool {
     let size = Load::new(&ksi.socket, health).reply_size().await;
     let durable_size = Load::new(&ksi.socket, set).reply_size().await;
     let echo = Server::reference(&folder, "echo", size, durable_size);
-    let ours = Load::new(&ksi.socket, health);
-    let theirs = Load::new(&echo.socket, health);
-
-    let mut verdicts = Vec::new();
-    let pair =
-        Runs::of(RUNS, async |side| [&ours, &theirs][side].round_trip(20_000).await.p50).await;
-    verdicts.push(pair.latency("round trip, p50", Bound::AtMost(1.5)));
-    let pair =
-        Runs::of(RUNS, async |side| [&ours, &theirs][side].in_flight(64, 100_000).await).await;
-    verdicts.push(pair.rate("64 in flight on one connection", Bound::AtLeast(0.8)));
-    let pair =
-        Runs::of(RUNS, async |side| [&ours, &theirs][side].connections(64, 1_500).await).await;
-    verdicts.push(pair.rate("64 connections", Bound::AtLeast(0.75)));
-
-    let durable = Load::new(&ksi.socket, set);
-    let durable_echo = Load::new(&echo.socket, set);
-    let both = [&durable, &durable_echo];
-    let pair = Runs::of(RUNS, async |side| both[side].connections(64, 300).await).await;
-    verdicts.push(pair.rate("durable requests of 64 clients", Bound::AtLeast(0.75)));
-
+    let plain = [&ksi, &echo].map(|server| Load::new(&server.socket, health));
+    let durable = [&ksi, &echo].map(|server| Load::new(&server.socket, set));
     let beside = async |side: usize| {
-        let busy = both[side].keep_busy(64);
-        let quiet = [&ours, &theirs][side].round_trip(4_000);
+        let busy = durable[side].keep_busy(64);
+        let quiet = plain[side].round_trip(2_000);
         tokio::select! { latency = quiet => latency, () = busy => unreachable!("it never ends") }
     };
-    let pair = Runs::of(RUNS, async |side| beside(side).await.p50).await;
-    verdicts.push(pair.latency("health beside 64 durable requests, p50", Bound::AtMost(2.0)));
-    let pair = Runs::of(RUNS, async |side| beside(side).await.p99).await;
-    verdicts.push(pair.latency("health beside 64 durable requests, p99", Bound::AtMost(2.0)));
-    verdicts.iter().filter(|verdict| !verdict.print()).count() == 0
+
+    let mut all_hold = true;
+    for Figure { name, bound, unit } in FIGURES {
+        if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
+            continue;
+        }
+        let run = async |side: usize| match name {
+            ROUND_TRIP => plain[side].round_trip(8_000).await.p50,
+            IN_FLIGHT => plain[side].in_flight(64, 60_000).await,
+            CONNECTIONS => plain[side].connections(64, 700).await,
+            DURABLE => durable[side].connections(64, 300).await,
+            BESIDE_P50 => beside(side).await.p50,
+            _ => beside(side).await.p99,
+        };
+        let before = [ksi.processor(), echo.processor()];
+        let runs = Runs::of(RUNS, run).await;
+        let [ours, theirs] = [ksi.processor() - before[0], echo.processor() - before[1]];
+        all_hold &= runs.verdict(name, bound, unit, ours / theirs).print();
+    }
+    all_hold
 }
 
 /// A server in a process of its own.
@@ -128,6 +152,16 @@ impl Server {
             std::thread::yield_now();
         }
         Server { socket, child }
+    }
+
+    /// How many seconds its threads have been on a processor.
+    fn processor(&self) -> f64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let time = |thread: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            stat.split(' ').next()?.parse::<f64>().ok()
+        };
+        threads.into_iter().flatten().flatten().filter_map(time).sum::<f64>() / 1e9
     }
 }
 

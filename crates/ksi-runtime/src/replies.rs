@@ -1,0 +1,37 @@
+//! Replies: telling those who wait, from outside the runtime, with one wake-up for many.
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Tasks;
+
+/// Tells those who wait for a `T`.
+#[derive(Debug)]
+pub struct Replies<T>(mpsc::UnboundedSender<Option<(oneshot::Sender<T>, T)>>);
+
+impl<T: Send + 'static> Replies<T> {
+    /// Replies that one task of these passes on, until they are closed.
+    pub fn new(tasks: &Tasks) -> Self {
+        let (replies, mut waiting) = mpsc::unbounded_channel();
+        tasks.spawn("replies", async move {
+            while let Some(Some((to, what))) = waiting.recv().await {
+                drop(oneshot::Sender::send(to, what));
+            }
+        });
+        Replies(replies)
+    }
+
+    /// Tells one who waits: at once on the runtime; else through the task, because waking each
+    /// from another thread costs several times as much as waking one who wakes the others.
+    pub fn send(&self, to: oneshot::Sender<T>, what: T) {
+        match Handle::try_current() {
+            Ok(_) => drop(to.send(what)),
+            Err(_) => drop(self.0.send(Some((to, what)))),
+        }
+    }
+
+    /// The task ends when it has passed on what is under way.
+    pub fn close(&self) {
+        let _ = self.0.send(None);
+    }
+}
