@@ -46,7 +46,8 @@ fn an_orchestration_that_fails_says_why_and_what_to_try() {
 fn a_local_model_debate_with_a_seed_has_no_empty_turn_and_repeats_no_twelve_words() {
     let home = Home::new();
     take_model(&home);
-    let args = ["orchestrate", "Is P=NP?", "--mode", "debate", "--seed", "7", "-o", "json"];
+    // With this seed the model repeats a whole turn of 39 words unless it is kept from it.
+    let args = ["orchestrate", "Is P=NP?", "--mode", "debate", "--seed", "5", "-o", "json"];
     let events = home.ok(&args);
     let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let turns = events.filter(|event| event["event"] == "orchestration:turn_taken");
