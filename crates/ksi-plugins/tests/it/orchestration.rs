@@ -233,6 +233,15 @@ async fn the_transcript_holds_topic_speakers_texts_and_figures() {
 }
 
 #[tokio::test]
+async fn a_transcript_cannot_command_a_terminal() {
+    let mut daemon = Daemon::start(r#"rules: [{answers: ["\e[2Jgone \x9b31mred\r\tand\nnext"]}]"#);
+    let id = daemon.debate(1).await;
+    daemon.hear("orchestration:finished").await;
+    let transcript = daemon.transcript(&id);
+    assert!(transcript.contains("[2Jgone 31mred\tand\nnext"), "{transcript:?}");
+}
+
+#[tokio::test]
 async fn a_daemon_that_ends_in_every_turn_loses_none_and_repeats_none() {
     let mut daemon = Daemon::start(HANG_ONCE);
     let id = daemon.debate(2).await;
