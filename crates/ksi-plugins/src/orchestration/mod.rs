@@ -12,8 +12,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ksi_kernel::{Caller, Code, Ctx, Error, Facts, Millis, Plugin, Result};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::{Value, json};
 
 use facts::ENDINGS;
 pub use facts::{EndRequested, Failed, Finished, Started, Terminated, Totals, TurnTaken, Usage};
@@ -188,13 +188,16 @@ async fn start(settings: Arc<Settings>, cx: Ctx<Orchestrations>, req: Start) -> 
     definition.seed = req.seed.or(definition.seed);
     if !definition.rounds_are_possible() {
         let why = format!("there can be 1 to {} rounds", pattern::MOST_ROUNDS);
-        return Err(Error::bad_params(why).at(place));
+        let hint = "without a number the pattern's own is taken";
+        return Err(Error::bad_params(why).at(place).hint(hint));
     }
     check_vars(&definition, &vars)?;
     definition.rehearse(&vars).map_err(|error| Error::from(error).at("pattern"))?;
 
     let model = req.model.filter(|model| !model.trim().is_empty());
     let model = model.or_else(|| settings.default_model.clone()).unwrap_or_else(|| "local".into());
+    // Who has no such model says so, and which ones there are.
+    cx.call::<IgnoredAny>("completion:providers", &json!({ "model": model })).await?;
     let Caller { idempotency_key, .. } = cx.caller().clone();
     let chance = fastrand::u64(..);
     cx.decide(|state, _| {

@@ -329,7 +329,8 @@ async fn a_turn_that_fails_for_good_ends_the_orchestration_with_its_reason() {
 /// A queue that refuses the first request with this code and answers every other one.
 fn refusing_once(code: Code) -> Plugin<()> {
     let refused = Arc::new(AtomicBool::new(false));
-    Plugin::new("work").on("completion:sync", move |_: Ctx<()>, _: BTreeMap<String, Value>| {
+    let queue = Plugin::new("work").on("completion:providers", any_model);
+    queue.on("completion:sync", move |_: Ctx<()>, _: BTreeMap<String, Value>| {
         let first = !refused.swap(true, Ordering::Relaxed);
         async move {
             if first {
@@ -338,6 +339,10 @@ fn refusing_once(code: Code) -> Plugin<()> {
             Ok(json!({ "request_id": "req", "text": "Tea is calm.", "model": "stand-in" }))
         }
     })
+}
+
+async fn any_model(_: Ctx<()>, _: BTreeMap<String, Value>) -> Result<Value> {
+    Ok(json!({}))
 }
 
 #[tokio::test]

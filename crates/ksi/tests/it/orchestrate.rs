@@ -35,10 +35,10 @@ fn ctrl_c_ends_the_orchestration_and_says_how_to_look_at_it() {
 #[test]
 fn an_orchestration_that_fails_says_why_and_what_to_try() {
     let home = Home::new();
-    let output = home.ksi(&["orchestrate", "x", "--model", "nonsense"]);
+    let output = home.ksi(&["orchestrate", "x", "--model", "scripted/no name"]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("no provider is named `nonsense`"), "{said}");
+    assert!(said.contains("error: turn 1 (Ada): model `scripted/no name` names no"), "{said}");
     assert!(said.contains("hint: ") && said.contains("ksi describe orchestration "), "{said}");
 }
 

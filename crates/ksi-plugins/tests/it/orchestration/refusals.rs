@@ -55,6 +55,19 @@ async fn a_turn_that_makes_too_much_text_fails_the_orchestration_by_the_name_of_
 }
 
 #[tokio::test]
+async fn a_model_that_nobody_provides_is_refused_with_the_providers_there_are() {
+    let daemon = Daemon::start(SPEAK);
+    for (model, code) in [("nonsense", Code::BadParams), ("claude-cli/x", Code::Unavailable)] {
+        let data = json!({ "vars": { "topic": "tea" }, "model": model });
+        let error = daemon.call("orchestration:start", data).await.unwrap_err();
+        assert_eq!((error.code, error.path.as_deref()), (code, Some("model")), "{error}");
+        assert!(!error.retryable);
+        assert_eq!(error.hint.unwrap(), "providers of this version: local, scripted");
+    }
+    assert!(daemon.facts("orchestration:started").is_empty());
+}
+
+#[tokio::test]
 async fn what_a_pattern_needs_is_asked_for_by_name() {
     let daemon = Daemon::start(SPEAK);
     for (data, path) in [
