@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     args::Wish,
     connect::{Cx, patterns},
-    fail::FAILED,
+    fail::{FAILED, refused},
     models,
     output::{bold, duration, harmless, json_line, line, piece, say},
 };
@@ -63,7 +63,7 @@ pub(crate) async fn orchestrate(cx: &Cx, wish: &Wish) -> anyhow::Result<ExitCode
     request["rounds"] = wish.rounds.into();
     // Listened for before it starts: from then on Ctrl-C ends the orchestration, not only us.
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let started: Started = client.call("orchestration:start", &request).await?;
+    let started: Started = client.call("orchestration:start", &request).await.map_err(refused)?;
     let id = started.orchestration_id;
     if !cx.json() {
         line(bold(&format!("{} — {}", harmless(&wish.topic), started.agents.join(", "))))?;

