@@ -78,7 +78,7 @@ fn known(error: &anyhow::Error) -> Option<Error> {
 }
 
 /// Whether nobody reads stdout any more.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     causes.any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -114,6 +114,21 @@ async fn an_answer_comes_word_by_word() {
 }
 
 #[tokio::test]
+async fn each_piece_of_an_answer_says_how_many_bytes_came_before_it() {
+    let mut daemon = Daemon::start(ECHO);
+    daemon.ask("ada", "zwölf Uhr früh").await;
+    let mut offsets = Vec::new();
+    daemon
+        .next(|event| {
+            let data: Value = event.parse().unwrap();
+            offsets.extend(data["offset"].as_u64());
+            (event.name() == "completion:result").then_some(())
+        })
+        .await;
+    assert_eq!(offsets, [0, 7, 11]);
+}
+
+#[tokio::test]
 async fn asked_for_a_model_the_providers_say_who_has_it() {
     let daemon = Daemon::start(ECHO);
     let asked = json!({ "model": "scripted/a" });
