@@ -11,6 +11,7 @@ mod error;
 mod frame;
 mod path;
 mod pattern;
+mod text;
 
 pub use client::{Client, ConnectError, Options, Subscription};
 pub use codec::{Line, Lines};
@@ -22,3 +23,4 @@ pub use frame::{
 };
 pub use path::{PathError, Paths};
 pub use pattern::{Pattern, check_event_name};
+pub use text::harmless;

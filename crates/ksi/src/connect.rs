@@ -4,13 +4,10 @@ use std::{fs::File, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use ksi_process::{Environment, NotReady, Shim, spawn_detached};
-use ksi_protocol::{Client, ConnectError, Paths, Pattern};
+use ksi_protocol::{Client, ConnectError, Error, Paths, Pattern};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::{
-    args::{Args, Format},
-    fail::{FAILED, Failure},
-};
+use crate::args::{Args, Format};
 
 /// How long a daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -95,11 +92,11 @@ impl Cx {
         }
     }
 
-    fn not_ready(&self, why: &NotReady) -> Failure {
+    fn not_ready(&self, why: &NotReady) -> Error {
         let message = match why {
             NotReady::Failed(text) => format!("the daemon did not start: {text}"),
             why => format!("the daemon did not start: {why}"),
         };
-        Failure::new(FAILED, message, format!("its log is {}", self.log().display()))
+        Error::unavailable(message).hint(format!("its log is {}", self.log().display()))
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     connect::{self, Cx},
-    fail::{Failure, USAGE},
+    fail::Usage,
     output::{bold, harmless, json, json_line, line},
 };
 
@@ -62,9 +62,8 @@ fn parse(data: &[String]) -> anyhow::Result<Value> {
         [json] if json.trim_start().starts_with('{') => json.clone(),
         fields => return Ok(Value::Object(fields.iter().map(field).collect::<Result<_, _>>()?)),
     };
-    let value: Map<String, Value> = serde_json::from_str(&text).map_err(|error| {
-        Failure::new(USAGE, format!("the data is not a JSON object: {error}"), USE)
-    })?;
+    let value: Map<String, Value> = serde_json::from_str(&text)
+        .map_err(|error| Usage::new(format!("the data is not a JSON object: {error}"), USE))?;
     Ok(Value::Object(value))
 }
 
@@ -72,9 +71,9 @@ const USE: &str =
     "ksi emit state:set '{\"key\": \"a\", \"value\": 1}', or: ksi emit state:set key=a value=1";
 
 /// One `key=value`; the value is JSON where it is valid JSON, and text otherwise.
-fn field(text: &String) -> Result<(String, Value), Failure> {
+fn field(text: &String) -> Result<(String, Value), Usage> {
     let Some((key, value)) = text.split_once('=') else {
-        return Err(Failure::new(USAGE, format!("`{text}` is neither JSON nor key=value"), USE));
+        return Err(Usage::new(format!("`{text}` is neither JSON nor key=value"), USE));
     };
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
     Ok((key.to_owned(), value))

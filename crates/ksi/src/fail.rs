@@ -14,66 +14,73 @@ pub(crate) const USAGE: u8 = 2;
 /// The daemon is not running.
 pub(crate) const NOT_RUNNING: u8 = 3;
 
-/// A failure of the command line itself, with what to try.
+/// The command line asks for what cannot be.
 #[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct Failure {
-    pub(crate) message: String,
-    pub(crate) hint: Option<String>,
-    pub(crate) code: u8,
+#[error(transparent)]
+pub(crate) struct Usage(pub(crate) Error);
+
+impl Usage {
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Usage(Error::bad_params(message).hint(hint))
+    }
 }
 
-impl Failure {
-    pub(crate) fn new(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Failure { message: message.into(), hint: Some(hint.into()), code }
-    }
+/// What the daemon refused: if what was typed is at fault, that is wrong usage.
+pub(crate) fn refused(error: Error) -> anyhow::Error {
+    let wrong = matches!(error.code, Code::BadParams | Code::NotFound) || error.path.is_some();
+    if wrong { Usage(error).into() } else { error.into() }
 }
 
 /// Prints an error, its causes and its hint, and says with which code to exit.
 pub(crate) fn report(error: &anyhow::Error, format: Format) -> ExitCode {
-    if error.chain().any(is_broken_pipe) {
+    if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
     let code = exit_code(error);
+    let known = known(error);
     if format == Format::Json {
-        let known = error.downcast_ref::<Error>().cloned();
-        let event = known.unwrap_or_else(|| Error::new(Code::Internal, format!("{error:#}")));
-        say(json!({ "error": event }));
+        let other = || Error::new(Code::Internal, format!("{error:#}"));
+        say(json!({ "error": known.unwrap_or_else(other) }));
         return code;
     }
     say(format!("error: {error}"));
     for cause in error.chain().skip(1) {
         say(format!("caused by: {cause}"));
     }
-    if let Some(path) = error.downcast_ref::<Error>().and_then(|e| e.path.as_deref())
-        && path != "."
-    {
+    let Some(Error { path, hint, .. }) = known else { return code };
+    if let Some(path) = path.filter(|path| path != ".") {
         say(format!("at: {path}"));
     }
-    if let Some(hint) = hint(error) {
+    if let Some(hint) = hint {
         say(format!("hint: {hint}"));
     }
     code
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let own = error.downcast_ref::<Failure>().map(|failure| failure.code);
-    let connect = error.downcast_ref::<ConnectError>().map(|_| NOT_RUNNING);
-    ExitCode::from(own.or(connect).unwrap_or(FAILED))
+    ExitCode::from(match () {
+        () if error.is::<Usage>() => USAGE,
+        () if error.is::<ConnectError>() => NOT_RUNNING,
+        () => FAILED,
+    })
 }
 
-fn hint(error: &anyhow::Error) -> Option<String> {
-    if let Some(failure) = error.downcast_ref::<Failure>() {
-        return failure.hint.clone();
+/// The error as a program can read it, if it is one of ours.
+fn known(error: &anyhow::Error) -> Option<Error> {
+    if let Some(Usage(error)) = error.downcast_ref() {
+        return Some(error.clone());
     }
     if let Some(connect) = error.downcast_ref::<ConnectError>() {
-        return connect.hint().map(str::to_owned);
+        let hint = connect.hint().map(str::to_owned);
+        return Some(Error { hint, ..Error::unavailable(format!("{error:#}")) });
     }
-    error.downcast_ref::<Error>()?.hint.clone()
+    error.downcast_ref().cloned()
 }
 
-fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+/// Whether nobody reads stdout any more.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Refuses to run where the processor lacks what the program was compiled for.

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use ksi_protocol::Client;
+use ksi_protocol::{Client, Code, Error};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     connect::{Cx, not_running},
-    fail::{FAILED, Failure, NOT_RUNNING},
+    fail::{FAILED, NOT_RUNNING},
     output::{json, line},
 };
 
@@ -47,7 +47,11 @@ pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
     let client = match cx.running().await {
         Ok(client) => client,
         Err(error) if not_running(&error) => {
-            line("ksi is not running")?;
+            if cx.json() {
+                json(&json!({ "stopped": false }))?;
+            } else {
+                line("ksi is not running")?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => return Err(error.into()),
@@ -63,9 +67,13 @@ pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
     if !gone {
         let message = format!("the daemon (pid {pid}) is still ending after {PATIENCE:?}");
         let hint = format!("its log is {}", cx.log().display());
-        return Err(Failure::new(FAILED, message, hint).into());
+        return Err(Error::new(Code::Timeout, message).hint(hint).into());
     }
-    line(format!("ksi has stopped (pid {pid})"))?;
+    if cx.json() {
+        json(&json!({ "stopped": true, "pid": pid }))?;
+    } else {
+        line(format!("ksi has stopped (pid {pid})"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,6 +15,7 @@ mod lifecycle;
 mod look;
 mod models;
 mod output;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -50,7 +51,10 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return runtime.block_on(daemon::run());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(dispatch(args))
+    let done = runtime.block_on(dispatch(args));
+    // A piece that nobody reads may still be on its way to stdout; it holds nothing up.
+    runtime.shutdown_background();
+    done
 }
 
 async fn dispatch(args: &Args) -> anyhow::Result<ExitCode> {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     args::{ModelVerb, Wish},
     connect::{Cx, patterns},
+    fail::refused,
     output::{harmless, json, line, say},
 };
 
@@ -128,7 +129,7 @@ async fn pull(client: &Client, name: Option<&str>) -> anyhow::Result<Value> {
         tokio::select! {
             done = &mut pulled => {
                 bar.finish_and_clear();
-                return Ok(done?);
+                return done.map_err(refused);
             }
             Some(event) = progress.next() => {
                 let data: Value = serde_json::from_str(event.data.get())?;

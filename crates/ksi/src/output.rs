@@ -5,6 +5,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
+pub(crate) use ksi_protocol::harmless;
 use serde::Serialize;
 
 /// Prints a line of data.
@@ -29,9 +30,9 @@ pub(crate) fn json_line(data: &impl Serialize) -> anyhow::Result<()> {
     Ok(line(serde_json::to_string(data)?)?)
 }
 
-/// Says something to the person; a closed stderr is their choice.
+/// Says something to the person, also in words of others; a closed stderr is their choice.
 pub(crate) fn say(text: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", harmless(&text.to_string()));
 }
 
 /// Whether stdout may be coloured.
@@ -53,20 +54,9 @@ pub(crate) fn duration(ms: u64) -> String {
     }
 }
 
-/// Text from a model or another program, without what could command a terminal.
-pub(crate) fn harmless(text: &str) -> String {
-    let keep = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    text.chars().filter(keep).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_model_cannot_command_the_terminal() {
-        assert_eq!(harmless("a\x1b[31mb\u{9b}2Jc\nd\te\r"), "a[31mb2Jc\nd\te");
-    }
 
     #[test]
     fn durations_read_well() {

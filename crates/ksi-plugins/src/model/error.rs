@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use ksi_kernel::Code;
+
 /// Why a pull failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PullError {
@@ -26,6 +28,14 @@ pub(super) enum PullError {
 }
 
 impl PullError {
+    /// What kind of failure it is: without pip, no attempt at all can bring the model.
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::NoPip => Code::NotFound,
+            _ => Code::Unavailable,
+        }
+    }
+
     /// What to try.
     pub(super) fn hint(&self) -> &'static str {
         match self {

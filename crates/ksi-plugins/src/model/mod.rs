@@ -177,8 +177,8 @@ async fn pull_model(
     let ours = |event: &Event| ending(event).filter(|end| end.attempt() == attempt);
     match ends.until(ours).await? {
         Ending::Pulled(Pulled { name, path, bytes, .. }) => Ok(Here { name, path, bytes }),
-        Ending::Failed(PullFailed { error, hint, .. }) => {
-            Err(Error { hint, ..Error::unavailable(error).retryable(false) })
+        Ending::Failed(PullFailed { code, error, hint, .. }) => {
+            Err(Error { hint, ..Error::new(code, error).retryable(false) })
         }
     }
 }

@@ -43,8 +43,8 @@ pub(super) async fn perform(
         }
         Err(error) => {
             tracing::warn!(model = name, %error, "a model could not be fetched");
-            let hint = Some(error.hint().to_owned());
-            Facts::one(PullFailed { name, attempt, error: error.to_string(), hint })
+            let (code, hint) = (error.code(), Some(error.hint().to_owned()));
+            Facts::one(PullFailed { name, attempt, code, error: error.to_string(), hint })
         }
     };
     cx.decide(|_, _| Ok((facts, ()))).await

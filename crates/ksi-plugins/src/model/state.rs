@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use ksi_kernel::{Changed, Fact, Facts, Fault, Millis, Out, Stamp, Want};
+use ksi_kernel::{Changed, Code, Fact, Facts, Fault, Millis, Out, Stamp, Want};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -60,10 +60,19 @@ pub struct PullFailed {
     pub name: String,
     /// Which pull of this model, from 1.
     pub attempt: u64,
+    /// What kind of failure it was.
+    #[serde(default = "unavailable")]
+    #[schemars(with = "String")]
+    pub code: Code,
     /// What failed and why.
     pub error: String,
     /// What to try.
     pub hint: Option<String>,
+}
+
+/// What every failure was before they were told apart.
+fn unavailable() -> Code {
+    Code::Unavailable
 }
 
 /// The file of a model that was here is gone

@@ -134,6 +134,9 @@ impl AddAssign for Usage {
     }
 }
 
+/// The facts with one of which every orchestration ends.
+pub(super) const ENDINGS: [&str; 3] = [Finished::NAME, Failed::NAME, Terminated::NAME];
+
 impl Fact for Started {
     const NAME: &'static str = "orchestration:started";
 

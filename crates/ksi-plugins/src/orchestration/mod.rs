@@ -4,16 +4,18 @@ mod facts;
 mod library;
 mod pattern;
 mod run;
+mod template;
 mod transcript;
 mod turn;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ksi_kernel::{Caller, Code, Ctx, Error, Fact, Facts, Millis, Plugin, Result};
+use ksi_kernel::{Caller, Code, Ctx, Error, Facts, Millis, Plugin, Result};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::{Value, json};
 
+use facts::ENDINGS;
 pub use facts::{EndRequested, Failed, Finished, Started, Terminated, Totals, TurnTaken, Usage};
 use library::NotLoaded;
 pub use pattern::{Order, Pattern, Prompts, Role};
@@ -186,12 +188,16 @@ async fn start(settings: Arc<Settings>, cx: Ctx<Orchestrations>, req: Start) -> 
     definition.seed = req.seed.or(definition.seed);
     if !definition.rounds_are_possible() {
         let why = format!("there can be 1 to {} rounds", pattern::MOST_ROUNDS);
-        return Err(Error::bad_params(why).at(place));
+        let hint = "without a number the pattern's own is taken";
+        return Err(Error::bad_params(why).at(place).hint(hint));
     }
     check_vars(&definition, &vars)?;
+    definition.rehearse(&vars).map_err(|error| Error::from(error).at("pattern"))?;
 
     let model = req.model.filter(|model| !model.trim().is_empty());
     let model = model.or_else(|| settings.default_model.clone()).unwrap_or_else(|| "local".into());
+    // Who has no such model says so, and which ones there are.
+    cx.call::<IgnoredAny>("completion:providers", &json!({ "model": model })).await?;
     let Caller { idempotency_key, .. } = cx.caller().clone();
     let chance = fastrand::u64(..);
     cx.decide(|state, _| {
@@ -284,7 +290,7 @@ async fn list(cx: Ctx<Orchestrations>, _: List) -> Result<Vec<Status>> {
 /// Asks for the end and waits until it has come; what is over already stays as it ended.
 async fn terminate(cx: Ctx<Orchestrations>, req: Terminate) -> Result<Status> {
     let id = req.orchestration_id;
-    let mut ends = cx.listen(&[Finished::NAME, Failed::NAME, Terminated::NAME])?;
+    let mut endings = cx.listen(&ENDINGS)?;
     let over = cx
         .decide(|state, _| {
             let facts = match state.run(&id)?.phase {
@@ -299,8 +305,7 @@ async fn terminate(cx: Ctx<Orchestrations>, req: Terminate) -> Result<Status> {
         })
         .await?;
     if !over {
-        let ours = |subject: &str| (subject == id).then_some(());
-        ends.until(|event| event.record().and_then(|end| ours(&end.subject))).await?;
+        endings.until(|event| event.record().filter(|end| end.subject == id).map(drop)).await?;
     }
     status(cx, GetStatus { orchestration_id: id }).await
 }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::Value;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::template::{self, Unfilled};
 
 /// The rules of a conversation between agents, as read from a YAML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -85,6 +87,14 @@ pub enum Error {
     },
 }
 
+/// A field of the pattern that gives no text.
+#[derive(Debug, thiserror::Error)]
+#[error("the pattern's `{field}` cannot be filled in: {why}")]
+pub(super) struct Unfillable {
+    pub(super) field: String,
+    pub(super) why: Unfilled,
+}
+
 /// What a template may use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scene<'a> {
@@ -133,8 +143,13 @@ impl Pattern {
 
     /// Who speaks in this turn, counted from 1.
     pub(super) fn speaker(&self, turn: u32) -> &Role {
+        &self.roles[self.place(turn)]
+    }
+
+    /// Where in the list stands who speaks in this turn.
+    fn place(&self, turn: u32) -> usize {
         match self.order {
-            Order::RoundRobin => &self.roles[(turn as usize - 1) % self.roles.len()],
+            Order::RoundRobin => (turn as usize - 1) % self.roles.len(),
         }
     }
 
@@ -144,17 +159,28 @@ impl Pattern {
     }
 
     /// What the speaker of this turn is told before all turns.
-    pub(super) fn instructions(&self, scene: Scene<'_>) -> Result<String, minijinja::Error> {
-        render(&self.speaker(scene.turn).instructions, self.values(scene))
+    pub(super) fn instructions(&self, scene: Scene<'_>) -> Result<String, Unfillable> {
+        let place = self.place(scene.turn);
+        let filled = template::fill(&self.roles[place].instructions, self.values(scene));
+        filled.map_err(|why| Unfillable { field: format!("roles[{place}].instructions"), why })
     }
 
     /// What the speaker of this turn is asked.
-    pub(super) fn prompt(&self, scene: Scene<'_>) -> Result<String, minijinja::Error> {
-        let template = match scene.said {
-            None => &self.prompts.opening,
-            Some(_) => &self.prompts.turn,
+    pub(super) fn prompt(&self, scene: Scene<'_>) -> Result<String, Unfillable> {
+        let (field, template) = match scene.said {
+            None => ("prompts.opening", &self.prompts.opening),
+            Some(_) => ("prompts.turn", &self.prompts.turn),
         };
-        render(template, self.values(scene))
+        let filled = template::fill(template, self.values(scene));
+        filled.map_err(|why| Unfillable { field: field.to_owned(), why })
+    }
+
+    /// Fills in what no turn can change: whether it can be is known before the first one.
+    pub(super) fn rehearse(&self, vars: &BTreeMap<String, String>) -> Result<(), Unfillable> {
+        let scene = |turn| Scene { vars, turn, said: None };
+        self.prompt(scene(1))?;
+        let each = 1..=self.roles.len() as u32;
+        each.map(scene).try_for_each(|scene| self.instructions(scene).map(drop))
     }
 
     fn values(&self, Scene { vars, turn, said }: Scene<'_>) -> BTreeMap<String, Value> {
@@ -218,50 +244,9 @@ impl Pattern {
             ("prompts.turn".to_owned(), &self.prompts.turn, TURN),
         ];
         roles.chain(prompts).find_map(|(field, template, allowed)| {
-            Some((field, bad_template(template, allowed, &self.vars)?))
+            Some((field, template::fault(template, allowed, &self.vars)?))
         })
     }
-}
-
-/// What is wrong with a template: it does not parse, or uses what it will not be given.
-fn bad_template(
-    template: &str,
-    allowed: &[&str],
-    vars: &BTreeMap<String, String>,
-) -> Option<String> {
-    let environment = strict();
-    let parsed = match environment.template_from_str(template) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            let line = error.line().unwrap_or(1);
-            return Some(format!("line {line} of the template: {}", detail(&error)));
-        }
-    };
-    let used: BTreeSet<_> = parsed.undeclared_variables(false).into_iter().collect();
-    let known = |name: &String| {
-        let name = name.as_str();
-        allowed.contains(&name) || vars.contains_key(name) || GLOBALS.contains(&name)
-    };
-    let unknown = used.iter().find(|name| !known(name))?;
-    Some(format!("the template uses `{unknown}`, which is neither under `vars` nor given here"))
-}
-
-/// Functions that every template has.
-const GLOBALS: &[&str] = &["range", "dict", "namespace", "debug"];
-
-fn render(template: &str, values: BTreeMap<String, Value>) -> Result<String, minijinja::Error> {
-    let text = strict().render_str(template, Value::from(values))?;
-    Ok(text.trim().to_owned())
-}
-
-fn strict() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment
-}
-
-fn detail(error: &minijinja::Error) -> String {
-    error.detail().map_or_else(|| error.kind().to_string(), str::to_owned)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     facts::{EndRequested, Failed, Finished, Started, Terminated, Totals, TurnTaken, Usage},
-    pattern::{Role, Scene},
+    pattern::{Role, Scene, Unfillable},
 };
 
 /// All orchestrations, by id.
@@ -153,6 +153,14 @@ impl Orchestrations {
 
 type Folded = Result<(), Fault>;
 
+impl From<Unfillable> for Error {
+    fn from(error: Unfillable) -> Self {
+        Error::bad_params(error.to_string()).hint(
+            "mend this template, with fewer or shorter loops if it is too long; then start again",
+        )
+    }
+}
+
 impl Run {
     /// The turn that is next, from 1; the number of all turns and one when there is none.
     pub(super) fn next_turn(&self) -> u32 {
@@ -182,12 +190,9 @@ impl Run {
         let speaker = self.speaker().name.clone();
         let said = self.turns.last().map(|turn| turn.text.as_str());
         let scene = Scene { vars, turn, said };
-        let bad = |error: minijinja::Error| {
-            Error::bad_params(format!("the pattern's template cannot be filled in: {error}"))
-        };
         Ok(Speech {
-            prompt: definition.prompt(scene).map_err(bad)?,
-            instructions: definition.instructions(scene).map_err(bad)?,
+            prompt: definition.prompt(scene)?,
+            instructions: definition.instructions(scene)?,
             model: model.clone(),
             conversation_id: format!("{id}/{speaker}"),
             idempotency_key: format!("{id}/{turn}"),

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ksi_protocol::harmless;
+
 use super::{facts::Totals, run::Run};
 
 /// Where the transcript of a run lies.
@@ -48,7 +50,8 @@ pub(super) fn text(run: &Run, totals: &Totals, end: Option<&str>) -> String {
         let _ = writeln!(text, "\n*{end}*");
     }
     let _ = writeln!(text, "\n---\n\n{}", figures(totals));
-    text
+    // People read it with `cat`.
+    harmless(&text)
 }
 
 fn figures(totals: &Totals) -> String {

@@ -218,6 +218,8 @@ pub struct Chunk {
     pub conversation_id: String,
     /// Which attempt.
     pub attempt: u32,
+    /// How many bytes of the attempt's text, in UTF-8, came before: pieces may be missed.
+    pub offset: u64,
     /// The words.
     pub text: String,
 }

@@ -22,7 +22,7 @@ mod which;
 
 use std::sync::Arc;
 
-use ksi_kernel::{Ctx, Plugin, Result};
+use ksi_kernel::{Ctx, Plugin};
 
 use self::{
     facts::{
@@ -58,9 +58,8 @@ fn with(desk: &Arc<Desk>) -> Plugin<Work> {
         .on("completion:cancel", requests::cancel)
         .on("completion:status", queries::status)
         .on("completion:list", queries::list)
-        .on("completion:providers", move |_: Ctx<Work>, _: ListProviders| {
-            let providers = queries::providers(&listing);
-            async move { Result::Ok(providers) }
+        .on("completion:providers", move |_: Ctx<Work>, req: ListProviders| {
+            std::future::ready(queries::providers(&listing, &req))
         })
         .on("conversation:list", queries::conversations)
         .on("conversation:get", queries::conversation)

@@ -75,16 +75,17 @@ struct Hearing {
     last: Mutex<Heard>,
 }
 
-/// When something was heard last, and whether a word was among it.
+/// When something was heard last, whether a word was among it, and how many bytes of words.
 #[derive(Clone, Copy)]
 struct Heard {
     at: Millis,
     words: bool,
+    bytes: u64,
 }
 
 impl Hearing {
     fn new(cx: Ctx<Work>, provider: Description, request: &Request) -> Self {
-        let last = Mutex::new(Heard { at: cx.now(), words: false });
+        let last = Mutex::new(Heard { at: cx.now(), words: false, bytes: 0 });
         Hearing {
             cx,
             provider,
@@ -96,9 +97,13 @@ impl Hearing {
         }
     }
 
-    fn heard(&self, words: bool) {
+    /// Takes note that something was heard; how many bytes of words came before.
+    fn heard(&self, text: Option<&str>) -> u64 {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Heard { at: self.cx.now(), words: words || last.words };
+        let before = last.bytes;
+        let bytes = before + text.map_or(0, |text| text.len() as u64);
+        *last = Heard { at: self.cx.now(), words: last.words || text.is_some(), bytes };
+        before
     }
 
     /// Returns once nothing was heard for too long.
@@ -127,18 +132,19 @@ impl Hearing {
 
 impl Sink for Hearing {
     fn text(&self, text: &str) {
-        self.heard(true);
+        let offset = self.heard(Some(text));
         let chunk = Chunk {
             request_id: self.request_id.clone(),
             conversation_id: self.conversation_id.clone(),
             attempt: self.attempt,
+            offset,
             text: text.to_owned(),
         };
         self.cx.signal(CHUNK, &chunk);
     }
 
     fn progress(&self, phase: &str) {
-        self.heard(false);
+        self.heard(None);
         let progress = Progress {
             request_id: self.request_id.clone(),
             conversation_id: self.conversation_id.clone(),

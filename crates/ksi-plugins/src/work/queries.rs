@@ -1,7 +1,5 @@
 //! Looking at requests, conversations and providers.
 
-use std::sync::Arc;
-
 use ksi_kernel::{Ctx, Error, Millis, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +9,7 @@ use super::{
     provider::{Description, Message},
     requests::Desk,
     state::{Conversation, Ended, Finished, Open, Stage, Turn, Work},
+    which,
 };
 
 /// How far a request is.
@@ -119,7 +118,11 @@ pub struct Listed {
 
 /// Lists the providers that can answer
 #[derive(Debug, Deserialize, JsonSchema)]
-pub struct ListProviders {}
+pub struct ListProviders {
+    /// Only the one that has this model; without one it is an error that names those there are.
+    #[serde(default)]
+    pub model: Option<String>,
+}
 
 /// Providers.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -238,10 +241,13 @@ pub async fn list(cx: Ctx<Work>, req: List) -> Result<Listed> {
 }
 
 /// Answers `completion:providers`.
-pub fn providers(desk: &Arc<Desk>) -> ProvidersListed {
-    let providers = desk.providers.describe();
+pub fn providers(desk: &Desk, req: &ListProviders) -> Result<ProvidersListed> {
+    let providers = match &req.model {
+        Some(model) => vec![which::choose(&desk.providers, Some(model), None)?.provider.describe()],
+        None => desk.providers.describe(),
+    };
     let default_model = desk.default_model.clone().unwrap_or_else(|| "local".into());
-    ProvidersListed { count: providers.len(), providers, default_model }
+    Ok(ProvidersListed { count: providers.len(), providers, default_model })
 }
 
 /// Answers `conversation:list`.

@@ -26,6 +26,12 @@ fn serve() -> ExitCode {
         let prompt = prompt.and_then(|last| last["content"].as_str()).unwrap_or_default();
         match prompt {
             "crash" => return crash(),
+            "threads" => {
+                let threads = std::env::var("CANDLE_NUM_THREADS").unwrap_or_default();
+                say(&json!({ "id": id, "token": threads }));
+                say(&json!({ "id": id, "done": { "stop_reason": "end" } }));
+                continue;
+            }
             "refuse" => {
                 let error = json!({ "code": "too_long", "message": "too long for me" });
                 say(&json!({ "id": id, "error": error }));

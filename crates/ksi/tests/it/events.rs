@@ -41,6 +41,50 @@ fn errors_say_what_where_and_what_to_try() {
 }
 
 #[test]
+fn every_error_in_json_keeps_its_hint() {
+    let home = Home::new();
+    let error = |args: &[&str], code: i32| -> Value {
+        let output = home.ksi(&[args, &["-o", "json"]].concat());
+        assert_eq!((output.status.code(), &*output.stdout), (Some(code), &b""[..]), "{args:?}");
+        serde_json::from_slice::<Value>(&output.stderr).unwrap()["error"].take()
+    };
+    let gone = error(&["--no-start", "emit", "system:health"], 3);
+    assert_eq!((&gone["code"], &gone["retryable"]), (&json!("unavailable"), &json!(true)));
+    assert_eq!(gone["hint"], "start it with `ksi start`");
+    let usage = error(&["emit", "state:get", "key"], 2);
+    assert_eq!(usage["code"], "bad_params");
+    assert!(usage["hint"].as_str().unwrap().contains("ksi emit state:set"), "{usage}");
+    let event = error(&["emit", "state:sett"], 1);
+    assert_eq!(event["hint"], "did you mean `state:set`?");
+}
+
+#[test]
+fn what_every_command_prints_is_json_when_asked_for() {
+    let home = Home::new();
+    let (model, _) = home.script("rules: [{answers: [Tea.]}]\n");
+    let printed = |args: &[&str]| -> Vec<Value> {
+        let output = home.ksi(&[args, &["-o", "json"]].concat());
+        let values = serde_json::Deserializer::from_slice(&output.stdout).into_iter();
+        let values: Result<Vec<_>, _> = values.collect();
+        let values = values.unwrap_or_else(|why| panic!("{args:?}: {why}"));
+        assert!(!values.is_empty(), "{args:?} prints nothing");
+        values
+    };
+    assert_eq!(printed(&["stop"]), [json!({ "stopped": false })]);
+    for command in ["status", "start", "health", "status", "discover", "discover --markdown"] {
+        printed(&command.split(' ').collect::<Vec<_>>());
+    }
+    let events = printed(&["orchestrate", "x", "--model", &model]);
+    let id = events[0]["data"]["orchestration_id"].as_str().unwrap();
+    printed(&["describe", "orchestration", id]);
+    printed(&["describe", "conversation", &format!("{id}/Ada")]);
+    for command in ["get orchestrations", "get conversations", "model list", "emit system:health"] {
+        printed(&command.split(' ').collect::<Vec<_>>());
+    }
+    assert_eq!(printed(&["stop"])[0]["stopped"], true);
+}
+
+#[test]
 fn facts_cannot_be_forged_from_outside() {
     let home = Home::new();
     for event in ["state:changed", "orchestration:finished", "completion:result", "system:startup"]

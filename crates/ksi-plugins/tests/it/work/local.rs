@@ -51,6 +51,12 @@ async fn one_process_answers_request_after_request() {
 }
 
 #[tokio::test]
+async fn the_models_process_computes_with_one_thread() {
+    let (daemon, model) = start();
+    assert_eq!(say(&daemon, &model, "threads").await.unwrap()["text"], "1");
+}
+
+#[tokio::test]
 async fn a_process_with_nothing_to_do_ends_and_comes_back() {
     let (daemon, model) = start();
     let first = say(&daemon, &model, "hello").await.unwrap();

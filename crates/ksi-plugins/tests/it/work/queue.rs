@@ -114,6 +114,32 @@ async fn an_answer_comes_word_by_word() {
 }
 
 #[tokio::test]
+async fn each_piece_of_an_answer_says_how_many_bytes_came_before_it() {
+    let mut daemon = Daemon::start(ECHO);
+    daemon.ask("ada", "zwölf Uhr früh").await;
+    let mut offsets = Vec::new();
+    daemon
+        .next(|event| {
+            let data: Value = event.parse().unwrap();
+            offsets.extend(data["offset"].as_u64());
+            (event.name() == "completion:result").then_some(())
+        })
+        .await;
+    assert_eq!(offsets, [0, 7, 11]);
+}
+
+#[tokio::test]
+async fn asked_for_a_model_the_providers_say_who_has_it() {
+    let daemon = Daemon::start(ECHO);
+    let asked = json!({ "model": "scripted/a" });
+    let found = daemon.call("completion:providers", asked).await.unwrap();
+    assert_eq!((&found["count"], &found["providers"][0]["name"]), (&json!(1), &json!("scripted")));
+    let asked = json!({ "model": "chatty" });
+    let error = daemon.call("completion:providers", asked).await.unwrap_err();
+    assert!(error.hint.unwrap().contains("local, scripted"));
+}
+
+#[tokio::test]
 async fn a_cancelled_request_is_never_answered_nor_asked_if_it_was_queued() {
     let mut daemon = Daemon::start(FIRST_HANGS);
     let first = daemon.ask("ada", "talk for ever").await;
