@@ -266,7 +266,7 @@ impl Bench {
 
     pub(crate) async fn call_as(&self, caller: Caller, event: &str, data: Value) -> Result<Value> {
         let data = to_raw_value(&data).expect("it is JSON");
-        let reply = within(self.kernel.call(caller, event.to_owned(), data)).await?;
+        let reply = within(self.kernel.call(caller, event, data)).await?;
         Ok(serde_json::from_str(reply.get()).expect("a reply is JSON"))
     }
 

@@ -184,7 +184,7 @@ mod tests {
         let kernel = Kernel::start(setup).unwrap();
         let call = |event: &str, data| {
             let data = to_raw_value(&data).unwrap();
-            kernel.call(Caller::new("operator"), event.to_owned(), data)
+            kernel.call(Caller::new("operator"), event, data)
         };
         let ask = json!({ "prompt": "x", "retry": { "max_attempts": 2, "initial_ms": 0 } });
         let error = call("completion:sync", ask).await.unwrap_err();

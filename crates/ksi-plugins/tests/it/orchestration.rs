@@ -88,7 +88,7 @@ impl Daemon {
     }
 
     async fn call_as(&self, caller: Caller, event: &str, data: Value) -> Result<Value> {
-        let answer = self.kernel.call(caller, event.to_owned(), to_raw_value(&data).unwrap());
+        let answer = self.kernel.call(caller, event, to_raw_value(&data).unwrap());
         let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer comes")?;
         Ok(serde_json::from_str(answer.get()).unwrap())
     }

@@ -49,13 +49,16 @@ fn the_facts_of_one_decision_are_written_and_passed_on_together() {
 }
 
 #[test]
-fn decisions_that_wait_are_one_write_and_each_its_own_batch() {
+fn decisions_that_wait_are_one_write_and_one_piece_of_news_in_order() {
     let bench = Bench::new();
     for text in ["1", "2", "3"] {
         bench.say("a", text);
     }
     bench.commit();
-    assert_eq!((bench.journal.appended(), bench.news.lock().unwrap().len()), (1, 3));
+    let news = bench.news.lock().unwrap();
+    let [Committed::Batch(batch)] = &news[..] else { panic!("not one batch") };
+    let places: Vec<_> = batch.records.iter().map(|record| record.seq.0).collect();
+    assert_eq!((bench.journal.appended(), places), (1, vec![1, 2, 3]));
 }
 
 #[test]
@@ -80,6 +83,7 @@ fn a_fold_that_fails_or_panics_degrades_only_its_plugin_and_stops_its_wants() {
         let bench = Bench::new();
         bench.say("a", "hello");
         assert_eq!(bench.wants().len(), 2, "both plugins want something");
+        bench.commit();
         bench.say("a", word);
         bench.commit();
         assert_eq!(bench.last_wants(), ["run a", "stop echo"], "{word}");
@@ -101,6 +105,7 @@ fn a_fold_that_fails_or_panics_degrades_only_its_plugin_and_stops_its_wants() {
 fn a_drive_that_panics_degrades_its_plugin_and_stops_its_wants() {
     let bench = Bench::new();
     bench.say("a", "hello");
+    bench.commit();
     bench.say("a", "panic later");
     bench.commit();
     assert_eq!(bench.last_wants(), ["run a", "stop echo"]);
@@ -170,8 +175,11 @@ fn replies_follow_the_news_of_all_that_was_written() {
         bench.sequencer.decide(CHAT, &By::default(), Millis(5), decide, done).unwrap();
     }
     let heard = order.clone();
-    bench.sequencer.try_commit(&move |_| heard.lock().unwrap().push("news".to_owned()));
-    assert_eq!(*order.lock().unwrap(), ["news", "news", "reply 1", "reply 2"]);
+    bench.sequencer.try_commit(&move |news| {
+        let Committed::Batch(batch) = news else { panic!("not durable") };
+        heard.lock().unwrap().push(format!("news of {} facts", batch.records.len()));
+    });
+    assert_eq!(*order.lock().unwrap(), ["news of 2 facts", "reply 1", "reply 2"]);
 }
 
 #[test]

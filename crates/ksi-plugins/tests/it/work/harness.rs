@@ -69,7 +69,7 @@ impl Daemon {
 
     pub(super) async fn call_as(&self, caller: Caller, event: &str, data: Value) -> Result<Value> {
         let data = to_raw_value(&data).unwrap();
-        let answer = self.kernel.call(caller, event.to_owned(), data);
+        let answer = self.kernel.call(caller, event, data);
         let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer comes")?;
         Ok(serde_json::from_str(answer.get()).unwrap())
     }
