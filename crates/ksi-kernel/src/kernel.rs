@@ -157,7 +157,7 @@ impl Kernel {
         self.0.plugins.iter().map(|plugin| plugin.name)
     }
 
-    /// The plugins whose state cannot be trusted, and why.
+    /// What is not well, and why: plugins whose state cannot be trusted, a journal without room.
     pub fn degraded(&self) -> Vec<(&'static str, String)> {
         self.0.sequencer.degraded()
     }

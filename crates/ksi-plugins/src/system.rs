@@ -75,7 +75,7 @@ struct ShutdownNotification {}
 /// The daemon's health.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Healthy {
-    /// `healthy`, or `degraded` when a plugin's state cannot be trusted.
+    /// `healthy`, or `degraded`: a plugin's state cannot be trusted, or the journal has no room.
     status: &'static str,
     /// Why it is degraded, by plugin.
     problems: BTreeMap<&'static str, String>,

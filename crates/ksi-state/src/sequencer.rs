@@ -86,6 +86,8 @@ struct Inner {
     durable: Seq,
     at: Millis,
     pending: Batch,
+    /// The last write found no room.
+    full: bool,
     closed: bool,
 }
 
@@ -96,6 +98,8 @@ pub struct Sequencer {
     inner: Mutex<Inner>,
     ready: Condvar,
 }
+
+const NO_ROOM: &str = "its disk had no room for the last facts; make some, and all goes on";
 
 /// Facts are read back in pages of this many.
 const PAGE: usize = 4096;
@@ -111,7 +115,8 @@ impl Sequencer {
     ) -> Result<(Self, Wants), JournalError> {
         let epoch = journal.claim()?;
         let (head, at, pending) = (Seq::default(), Millis::default(), Batch::default());
-        let mut inner = Inner { machines, head, durable: head, at, pending, closed: false };
+        let mut inner =
+            Inner { machines, head, durable: head, at, pending, full: false, closed: false };
         let wants = inner.rebuild(&*journal)?;
         Ok((Self { journal, epoch, inner: Mutex::new(inner), ready: Condvar::new() }, wants))
     }
@@ -167,10 +172,12 @@ impl Sequencer {
         (inner.head, inner.durable)
     }
 
-    /// The plugins whose state cannot be trusted, and why.
+    /// What is not well, and why: plugins whose state cannot be trusted, a journal without room.
     pub fn degraded(&self) -> Vec<(&'static str, String)> {
+        let inner = self.lock();
         let degraded = |machine: &Machine| Some((machine.name, machine.live.degraded.clone()?));
-        self.lock().machines.iter().filter_map(degraded).collect()
+        let full = inner.full.then(|| ("journal", NO_ROOM.to_owned()));
+        inner.machines.iter().filter_map(degraded).chain(full).collect()
     }
 
     /// Waits for decisions, makes them durable and passes them on; false once closed and empty.
@@ -196,10 +203,9 @@ impl Sequencer {
 
     /// Makes what is pending durable and passes it on, without waiting for more.
     pub fn try_commit(&self, sink: Sink<'_>) {
-        let (mut batch, durable) = {
-            let mut inner = self.lock();
-            (mem::take(&mut inner.pending), inner.durable)
-        };
+        let mut inner = self.lock();
+        let (mut batch, durable) = (mem::take(&mut inner.pending), inner.durable);
+        drop(inner);
         let dones = mem::take(&mut batch.dones);
         let last = batch.records.last().cloned();
         #[cfg(any(test, feature = "testing"))]
@@ -211,7 +217,8 @@ impl Sequencer {
         crate::testing::hold("appended", last.as_ref());
         if let Some(last) = last {
             sink(Committed::Batch(batch));
-            self.lock().durable = last.seq;
+            let mut inner = self.lock();
+            (inner.durable, inner.full) = (last.seq, false);
         }
         dones.into_iter().for_each(|done| done(Ok(())));
     }
@@ -236,20 +243,19 @@ impl Sequencer {
     /// Forgets what is not on disk, by the same code as at boot.
     fn roll_back(&self, mut lost: Vec<Done>, error: AppendError, sink: Sink<'_>) {
         let why = Lost(error.to_string());
-        let news = {
-            let mut inner = self.lock();
-            lost.append(&mut mem::take(&mut inner.pending).dones);
-            let news = match error {
-                AppendError::Full(_) => match inner.rebuild(&*self.journal) {
-                    Ok(wants) => Committed::Rebuilt(wants),
-                    Err(unreadable) => Committed::Broken(unreadable.into()),
-                },
-                error => Committed::Broken(error),
-            };
-            // Under the same lock: nobody may decide on what is lost, or on half a rebuild.
-            inner.closed |= matches!(news, Committed::Broken(_));
-            news
+        let mut inner = self.lock();
+        lost.append(&mut mem::take(&mut inner.pending).dones);
+        inner.full = matches!(error, AppendError::Full(_));
+        let news = match error {
+            AppendError::Full(_) => match inner.rebuild(&*self.journal) {
+                Ok(wants) => Committed::Rebuilt(wants),
+                Err(unreadable) => Committed::Broken(unreadable.into()),
+            },
+            error => Committed::Broken(error),
         };
+        // Under the same lock: nobody may decide on what is lost, or on half a rebuild.
+        inner.closed |= matches!(news, Committed::Broken(_));
+        drop(inner);
         sink(news);
         lost.into_iter().for_each(|done| done(Err(why.clone())));
     }

@@ -139,3 +139,16 @@ async fn after_many_facts_of_eight_tasks_memory_equals_a_fold_from_the_start() {
     let [live, fresh] = bench.kernel.audit().unwrap();
     assert_eq!(live, fresh);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_without_room_is_named_until_a_fact_is_written_again() {
+    let bench = Bench::new();
+    bench.journal.fail_next(full());
+    let refused = bench.call("job:add", json!({ "id": "hold-1" })).await.unwrap_err();
+    assert_eq!(refused.code, Code::Unavailable);
+    let degraded = bench.kernel.degraded();
+    let [("journal", why)] = &degraded[..] else { panic!("{degraded:?}") };
+    assert!(why.contains("no room"), "{why}");
+    bench.call("job:add", json!({ "id": "hold-1" })).await.unwrap();
+    assert_eq!(bench.kernel.degraded(), []);
+}
