@@ -17,15 +17,12 @@ async fn a_frozen_writer_lets_no_reply_no_fact_and_no_effect_out() {
     let mut listener = bench.listen(&["*"]);
     bench.journal.freeze();
     let data = to_raw_value(&json!({ "id": "hold-1" })).unwrap();
-    let request = bench.kernel.call(Caller::new("operator"), "job:add".into(), data);
+    let request = bench.kernel.call(Caller::new("operator"), "job:add", data);
     let mut request = Box::pin(request);
     assert!(request.as_mut().now_or_never().is_none());
     bench.wait_frozen();
-    let read = bench.kernel.call(
-        Caller::new("operator"),
-        "job:list".into(),
-        to_raw_value(&json!({})).unwrap(),
-    );
+    let read =
+        bench.kernel.call(Caller::new("operator"), "job:list", to_raw_value(&json!({})).unwrap());
     let mut read = Box::pin(read);
     assert!(read.as_mut().now_or_never().is_none(), "a read waits for what it saw");
     assert!(request.as_mut().now_or_never().is_none(), "a reply before its fact was durable");
@@ -47,7 +44,7 @@ async fn an_error_waits_for_what_it_was_based_on() {
     bench.journal.freeze();
     let add = || {
         let data = to_raw_value(&json!({ "id": "hold-1" })).unwrap();
-        Box::pin(bench.kernel.call(Caller::new("operator"), "job:add".into(), data))
+        Box::pin(bench.kernel.call(Caller::new("operator"), "job:add", data))
     };
     let (mut first, mut second) = (add(), add());
     assert!(first.as_mut().now_or_never().is_none());
@@ -69,7 +66,7 @@ async fn while_one_batch_is_durable_no_effect_of_the_next_starts_or_stops() {
     bench.stage.gate.notify_one();
     bench.wait_frozen();
     let data = to_raw_value(&json!({ "id": "hold-2" })).unwrap();
-    let mut next = Box::pin(bench.kernel.call(Caller::new("operator"), "job:add".into(), data));
+    let mut next = Box::pin(bench.kernel.call(Caller::new("operator"), "job:add", data));
     assert!(next.as_mut().now_or_never().is_none());
     assert_eq!(bench.kernel.effects().running(), 1, "the first still runs, the second does not");
     assert!(bench.started.try_recv().is_err());
