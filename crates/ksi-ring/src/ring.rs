@@ -379,3 +379,29 @@ impl Ear {
         self.filters.retain(|filter| !over(filter));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ksi_state::Millis;
+
+    use super::*;
+
+    fn signal(name: &str) -> Event {
+        Event::signal(name, Millis(1), Box::default())
+    }
+
+    #[test]
+    fn what_nobody_listens_to_is_not_kept_and_what_somebody_does_is_heard_once() {
+        let ring = Ring::default();
+        let (id, _) = ring.register();
+        ring.publish([signal("a:b")]);
+        assert_eq!(ring.shelf().events.len(), 0);
+        ring.subscribe(id, vec![Pattern::parse("a:*").unwrap()], None);
+        ring.publish([signal("c:d"), signal("a:c"), signal("c:e")]);
+        assert_eq!(ring.shelf().events.len(), 1);
+        let Taken::Events(events) = ring.take(id) else { panic!("nothing was heard") };
+        let names: Vec<_> = events.iter().map(|(event, _)| event.name()).collect();
+        assert_eq!(names, ["a:c"]);
+        assert!(matches!(ring.take(id), Taken::Nothing));
+    }
+}

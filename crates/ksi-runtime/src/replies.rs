@@ -35,3 +35,32 @@ impl<T: Send + 'static> Replies<T> {
         let _ = self.0.send(None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_who_wait_are_told_by_another_thread_and_the_task_ends_when_closed() {
+        let tasks = Tasks::new(Handle::current());
+        let replies = Replies::new(&tasks);
+        let (to, waiting): (Vec<_>, Vec<_>) = (0..100).map(|_| oneshot::channel()).unzip();
+        let writer = std::thread::spawn(move || {
+            to.into_iter().zip(0..).for_each(|(to, what)| replies.send(to, what));
+            replies.close();
+        });
+        for (waiting, what) in waiting.into_iter().zip(0..) {
+            assert_eq!(waiting.await, Ok(what));
+        }
+        writer.join().unwrap();
+        assert_eq!(tasks.drain(std::time::Duration::from_secs(10)).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn on_the_runtime_who_waits_is_told_at_once() {
+        let replies = Replies::new(&Tasks::new(Handle::current()));
+        let (to, mut waiting) = oneshot::channel();
+        replies.send(to, 1);
+        assert_eq!(waiting.try_recv(), Ok(1));
+    }
+}
