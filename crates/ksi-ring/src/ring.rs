@@ -64,6 +64,8 @@ struct Filter {
     joined: Seq,
     /// The place in the ring from which on it listens.
     start: u64,
+    /// It was ended while it had facts to deliver, which others of the listener may have left to it.
+    ended: bool,
 }
 
 impl Filter {
@@ -71,6 +73,10 @@ impl Filter {
         self.patterns.iter().any(|pattern| pattern.matches(name))
             && self.about.as_deref().is_none_or(|about| Some(about) == subject)
     }
+}
+
+fn because(filter: &&Filter) -> Because {
+    filter.because
 }
 
 /// A stretch of the journal that a listener still has to read.
@@ -144,7 +150,8 @@ impl Ring {
         ear.subscriptions += 1;
         let (number, because) = (ear.subscriptions, Because::Subscribed(ear.subscriptions));
         let from = since.unwrap_or(joined).min(joined);
-        ear.filters.push(Filter { because, patterns, about: None, from, joined, start });
+        let about = None;
+        ear.filters.push(Filter { because, patterns, about, from, joined, start, ended: false });
         if from < joined {
             let stretch = CatchUp { after: from, until: joined, only: Some(because) };
             ear.catch_up.push_back(stretch);
@@ -186,12 +193,16 @@ impl Ring {
     pub(crate) fn unsubscribe(&self, id: u64, number: u64) -> bool {
         let mut shelf = self.shelf();
         let Some(ear) = shelf.ears.get_mut(&id) else { return false };
-        let (before, because) = (ear.filters.len(), Because::Subscribed(number));
-        ear.filters.retain(|filter| filter.because != because);
+        let because = Because::Subscribed(number);
+        let mut filters = ear.filters.iter_mut();
+        let Some(filter) = filters.find(|filter| filter.because == because && !filter.ended) else {
+            return false;
+        };
+        filter.ended = true;
         ear.catch_up.retain(|stretch| stretch.only != Some(because));
-        let removed = ear.filters.len() < before;
+        ear.forget_ended();
         shelf.reindex();
-        removed
+        true
     }
 
     /// Asks for the next fact of this name about this subject.
@@ -200,7 +211,8 @@ impl Ring {
         let (joined, start) = shelf.end();
         let (Some(ear), Ok(name)) = (shelf.ears.get_mut(&id), Pattern::parse(name)) else { return };
         let (because, patterns, about) = (Because::Followed, vec![name], Some(subject.to_owned()));
-        ear.filters.push(Filter { because, patterns, about, from: joined, joined, start });
+        let from = joined;
+        ear.filters.push(Filter { because, patterns, about, from, joined, start, ended: false });
         shelf.reindex();
     }
 
@@ -211,7 +223,8 @@ impl Ring {
         let ears = shelf.by_namespace.get(namespace).into_iter().flatten();
         let ears = ears.chain(&shelf.everything);
         let matching = |ear: &&Ear| {
-            let mut filters = ear.filters.iter().filter(|filter| filter.about.is_none());
+            let asks = |filter: &&Filter| filter.about.is_none() && !filter.ended;
+            let mut filters = ear.filters.iter().filter(asks);
             let mut patterns = filters.by_ref().flat_map(|filter| &filter.patterns);
             patterns.any(|p| p.namespace().is_some() && p.matches(name))
         };
@@ -250,6 +263,7 @@ impl Ring {
         }
         if ear.unread.is_none() {
             ear.signals = 0;
+            ear.forget_ended();
         }
         Taken::Events(taken)
     }
@@ -338,18 +352,36 @@ impl Ear {
     /// Why it wants this live event: the lowest subscription that matches.
     fn wants(&self, event: &Event, position: u64) -> Option<Because> {
         let subject = event.record().map(|record| record.subject.as_str());
-        let listening = self.filters.iter().filter(|filter| filter.start <= position);
-        let matching = listening.filter(|filter| filter.matches(event.name(), subject));
-        matching.map(|filter| filter.because).min()
+        let matching =
+            || self.filters.iter().filter(|filter| filter.matches(event.name(), subject));
+        let first = matching().filter(|filter| filter.start <= position).min_by_key(because)?;
+        if !first.ended {
+            return Some(first.because);
+        }
+        let asks = |filter: &&Filter| {
+            !filter.ended && (filter.start <= position || event.seq() > Some(filter.from))
+        };
+        matching().filter(asks).map(|filter| filter.because).min()
     }
 
     /// Why it wants this fact of the journal, unless a lower subscription delivers it otherwise.
     fn missed(&self, record: &Record, only: Option<Because>) -> Option<Because> {
         let from = |filter: &Filter| if only.is_some() { filter.from } else { filter.joined };
-        let asked = self.filters.iter().filter(|filter| from(filter) < record.seq);
-        let matching = asked.filter(|filter| filter.matches(&record.name, Some(&record.subject)));
-        let first = matching.map(|filter| filter.because).min()?;
-        only.is_none_or(|only| only == first).then_some(first)
+        let matches = |filter: &&Filter| filter.matches(&record.name, Some(&record.subject));
+        let matching = || self.filters.iter().filter(matches);
+        let first = matching().filter(|filter| from(filter) < record.seq).min_by_key(because)?;
+        if only.is_none() && first.ended {
+            let asks = |filter: &&Filter| !filter.ended && filter.from < record.seq;
+            return matching().filter(asks).map(|filter| filter.because).min();
+        }
+        only.is_none_or(|only| only == first.because).then_some(first.because)
+    }
+
+    /// An ended subscription is forgotten once it has nothing left that others may still want.
+    fn forget_ended(&mut self) {
+        if self.unread.is_none() && self.catch_up.iter().all(|stretch| stretch.only.is_some()) {
+            self.filters.retain(|filter| !filter.ended);
+        }
     }
 
     /// The next page of a stretch.

@@ -214,3 +214,21 @@ async fn who_cannot_want_an_event_is_not_woken_by_it() {
     }
     assert_eq!(heard(&mut listener).await.name(), "game:move");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_ended_subscription_had_not_delivered_another_that_asked_for_it_does() {
+    let bench = Bench::new();
+    let mut listener = bench.kernel.listener();
+    listener.inbox().subscribe(these(&["note:*"]), None);
+    for n in 0..600 {
+        bench.note("x", &n.to_string()).await;
+    }
+    listener.inbox().subscribe(these(&["note:*"]), Some(Seq(0)));
+    assert_eq!(next(&mut listener).await, (1, Because::Subscribed(1)), "the second left it to it");
+    assert!(listener.inbox().unsubscribe(1));
+    assert!(!listener.inbox().unsubscribe(1));
+    assert_eq!(seqs(&mut listener, 599).await, (2..=600).collect::<Vec<_>>());
+    bench.note("x", "last").await;
+    assert_eq!(next(&mut listener).await, (601, Because::Subscribed(2)));
+    assert!(listener.next().now_or_never().is_none());
+}
