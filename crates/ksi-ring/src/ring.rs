@@ -64,14 +64,20 @@ struct Filter {
     joined: Seq,
     /// The place in the ring from which on it listens.
     start: u64,
-    /// It was ended while it had facts to deliver, which others of the listener may have left to it.
-    ended: bool,
+    /// It was ended while it had facts to deliver, which the subscriptions up to this one, the last
+    /// at that time, may have left to it.
+    ended: Option<Because>,
 }
 
 impl Filter {
     fn matches(&self, name: &str, subject: Option<&str>) -> bool {
         self.patterns.iter().any(|pattern| pattern.matches(name))
             && self.about.as_deref().is_none_or(|about| Some(about) == subject)
+    }
+
+    /// Whether it asked for this fact of the past and left it to another, which has ended since.
+    fn left(&self, seq: Seq, to: &Filter) -> bool {
+        self.from < seq && to.ended.is_some_and(|last| self.because <= last)
     }
 }
 
@@ -151,7 +157,7 @@ impl Ring {
         let (number, because) = (ear.subscriptions, Because::Subscribed(ear.subscriptions));
         let from = since.unwrap_or(joined).min(joined);
         let about = None;
-        ear.filters.push(Filter { because, patterns, about, from, joined, start, ended: false });
+        ear.filters.push(Filter { because, patterns, about, from, joined, start, ended: None });
         if from < joined {
             let stretch = CatchUp { after: from, until: joined, only: Some(because) };
             ear.catch_up.push_back(stretch);
@@ -195,10 +201,9 @@ impl Ring {
         let Some(ear) = shelf.ears.get_mut(&id) else { return false };
         let because = Because::Subscribed(number);
         let mut filters = ear.filters.iter_mut();
-        let Some(filter) = filters.find(|filter| filter.because == because && !filter.ended) else {
-            return false;
-        };
-        filter.ended = true;
+        let live = |filter: &&mut Filter| filter.because == because && filter.ended.is_none();
+        let Some(filter) = filters.find(live) else { return false };
+        filter.ended = Some(Because::Subscribed(ear.subscriptions));
         ear.catch_up.retain(|stretch| stretch.only != Some(because));
         ear.forget_ended();
         shelf.reindex();
@@ -212,7 +217,7 @@ impl Ring {
         let (Some(ear), Ok(name)) = (shelf.ears.get_mut(&id), Pattern::parse(name)) else { return };
         let (because, patterns, about) = (Because::Followed, vec![name], Some(subject.to_owned()));
         let from = joined;
-        ear.filters.push(Filter { because, patterns, about, from, joined, start, ended: false });
+        ear.filters.push(Filter { because, patterns, about, from, joined, start, ended: None });
         shelf.reindex();
     }
 
@@ -223,7 +228,7 @@ impl Ring {
         let ears = shelf.by_namespace.get(namespace).into_iter().flatten();
         let ears = ears.chain(&shelf.everything);
         let matching = |ear: &&Ear| {
-            let asks = |filter: &&Filter| filter.about.is_none() && !filter.ended;
+            let asks = |filter: &&Filter| filter.about.is_none() && filter.ended.is_none();
             let mut filters = ear.filters.iter().filter(asks);
             let mut patterns = filters.by_ref().flat_map(|filter| &filter.patterns);
             patterns.any(|p| p.namespace().is_some() && p.matches(name))
@@ -355,11 +360,12 @@ impl Ear {
         let matching =
             || self.filters.iter().filter(|filter| filter.matches(event.name(), subject));
         let first = matching().filter(|filter| filter.start <= position).min_by_key(because)?;
-        if !first.ended {
+        if first.ended.is_none() {
             return Some(first.because);
         }
         let asks = |filter: &&Filter| {
-            !filter.ended && (filter.start <= position || event.seq() > Some(filter.from))
+            let left_it = event.seq().is_some_and(|seq| filter.left(seq, first));
+            filter.ended.is_none() && (filter.start <= position || left_it)
         };
         matching().filter(asks).map(|filter| filter.because).min()
     }
@@ -369,9 +375,16 @@ impl Ear {
         let from = |filter: &Filter| if only.is_some() { filter.from } else { filter.joined };
         let matches = |filter: &&Filter| filter.matches(&record.name, Some(&record.subject));
         let matching = || self.filters.iter().filter(matches);
-        let first = matching().filter(|filter| from(filter) < record.seq).min_by_key(because)?;
-        if only.is_none() && first.ended {
-            let asks = |filter: &&Filter| !filter.ended && filter.from < record.seq;
+        let asked = |filter: &&Filter| {
+            let over = only.is_some_and(|only| filter.ended.is_some_and(|last| last < only));
+            from(filter) < record.seq && !over
+        };
+        let first = matching().filter(asked).min_by_key(because)?;
+        if only.is_none() && first.ended.is_some() {
+            let asks = |filter: &&Filter| {
+                filter.ended.is_none()
+                    && (filter.joined < record.seq || filter.left(record.seq, first))
+            };
             return matching().filter(asks).map(|filter| filter.because).min();
         }
         only.is_none_or(|only| only == first.because).then_some(first.because)
@@ -380,7 +393,7 @@ impl Ear {
     /// An ended subscription is forgotten once it has nothing left that others may still want.
     fn forget_ended(&mut self) {
         if self.unread.is_none() && self.catch_up.iter().all(|stretch| stretch.only.is_some()) {
-            self.filters.retain(|filter| !filter.ended);
+            self.filters.retain(|filter| filter.ended.is_none());
         }
     }
 

@@ -232,3 +232,22 @@ async fn what_an_ended_subscription_had_not_delivered_another_that_asked_for_it_
     assert_eq!(next(&mut listener).await, (601, Because::Subscribed(2)));
     assert!(listener.next().now_or_never().is_none());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_ends_a_subscription_and_begins_anew_is_given_again_what_it_asks_for() {
+    let bench = Bench::new();
+    let mut listener = bench.kernel.listener();
+    listener.inbox().subscribe(these(&["note:*"]), None);
+    for n in 0..600 {
+        bench.note("x", &n.to_string()).await;
+    }
+    assert_eq!(seqs(&mut listener, 300).await, (1..=300).collect::<Vec<_>>());
+    assert!(listener.inbox().unsubscribe(1));
+    listener.inbox().subscribe(these(&["note:*"]), Some(Seq(100)));
+    // What was at hand already is still given for the first.
+    let rest = seqs(&mut listener, 212 + 500).await;
+    assert_eq!(rest[..212], (301..=512).collect::<Vec<_>>());
+    assert_eq!(rest[212..], (101..=600).collect::<Vec<_>>());
+    bench.note("x", "last").await;
+    assert_eq!(next(&mut listener).await, (601, Because::Subscribed(2)));
+}
