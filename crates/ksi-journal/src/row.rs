@@ -48,25 +48,34 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// Writes itself and its check with a statement that takes [`COLUMNS`].
+    /// Writes itself and its check with a statement of [`COLUMNS`] that wrote the row `before`.
+    ///
+    /// SQLite keeps what a statement was given, so only what differs is given again.
     pub(crate) fn insert(
         &self,
+        before: Option<&Row<'_>>,
         statement: &mut rusqlite::Statement<'_>,
         check: &Check,
     ) -> rusqlite::Result<usize> {
-        statement.execute(rusqlite::params![
-            self.seq,
-            self.at,
-            self.name,
-            self.version,
-            self.subject,
-            self.principal,
-            self.correlation,
-            self.cause,
-            self.chain,
-            self.data,
-            check,
-        ])
+        macro_rules! bind {
+            ($column:literal, $field:ident) => {
+                if before.is_none_or(|before| before.$field != self.$field) {
+                    statement.raw_bind_parameter($column, self.$field)?;
+                }
+            };
+        }
+        bind!(1, seq);
+        bind!(2, at);
+        bind!(3, name);
+        bind!(4, version);
+        bind!(5, subject);
+        bind!(6, principal);
+        bind!(7, correlation);
+        bind!(8, cause);
+        bind!(9, chain);
+        bind!(10, data);
+        statement.raw_bind_parameter(11, check)?;
+        statement.raw_execute()
     }
 
     /// Reads itself and its check from a row of [`COLUMNS`].

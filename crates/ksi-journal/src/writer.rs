@@ -1,7 +1,7 @@
 //! The one connection that writes.
 
 use ksi_state::{Append, AppendError, JournalError, Record, Seq};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use crate::{
     chain::{self, Check},
@@ -15,6 +15,7 @@ pub(crate) struct Writer {
 }
 
 /// How the journal stands when a transaction begins.
+#[derive(Clone, Copy)]
 struct Standing {
     epoch: u64,
     head: Seq,
@@ -43,12 +44,8 @@ impl Writer {
 
     /// Checks owner and place and writes, in one transaction, so that nobody comes in between.
     pub(crate) fn append(&mut self, batch: Append<'_>) -> Result<(), AppendError> {
-        // A transaction that is dropped is rolled back.
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(not_written)?;
-        let standing = Standing::of(&transaction).map_err(not_written)?;
+        let transaction = Transaction::begin(&self.connection).map_err(not_written)?;
+        let standing = Standing::of(&self.connection).map_err(not_written)?;
         let Append { records, expect, epoch } = batch;
         if epoch != standing.epoch || expect != standing.head {
             return Err(AppendError::Conflict { expect, found: standing.head });
@@ -56,19 +53,42 @@ impl Writer {
         if records.is_empty() {
             return Ok(());
         }
-        insert(&transaction, &self.insert, records.iter().map(AsRef::as_ref), &standing)?;
+        insert(&self.connection, &self.insert, records.iter().map(AsRef::as_ref), &standing)?;
         transaction.commit().map_err(not_written)
     }
 }
 
+/// A transaction whose statements are parsed once; it is rolled back when it is dropped.
+struct Transaction<'c>(&'c Connection);
+
+impl<'c> Transaction<'c> {
+    fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Transaction(connection))
+    }
+
+    fn commit(self) -> rusqlite::Result<()> {
+        self.0.prepare_cached("COMMIT")?.execute([]).map(drop)
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        // What failed for want of room SQLite has rolled back itself.
+        if !self.0.is_autocommit() {
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
+}
+
 fn insert<'a>(
-    transaction: &Transaction<'_>,
+    connection: &Connection,
     sql: &str,
     records: impl Iterator<Item = &'a Record>,
     standing: &Standing,
 ) -> Result<(), AppendError> {
-    let mut statement = transaction.prepare_cached(sql).map_err(not_written)?;
-    let Standing { mut head, mut check, .. } = *standing;
+    let mut statement = connection.prepare_cached(sql).map_err(not_written)?;
+    let (Standing { mut head, mut check, .. }, mut before) = (*standing, None);
     for record in records {
         if record.seq != head.next() {
             let message = format!("fact {} was to be written behind fact {head}", record.seq);
@@ -76,23 +96,21 @@ fn insert<'a>(
         }
         let row = Row::of(record)?;
         check = chain::check(&check, &row);
-        row.insert(&mut statement, &check).map_err(not_written)?;
-        head = record.seq;
+        row.insert(before.as_ref(), &mut statement, &check).map_err(not_written)?;
+        (head, before) = (record.seq, Some(row));
     }
     Ok(())
 }
 
 impl Standing {
-    fn of(transaction: &Transaction<'_>) -> rusqlite::Result<Self> {
-        let epoch = transaction
-            .prepare_cached("SELECT epoch FROM owner")?
-            .query_row([], |row| row.get(0))?;
-        let last = transaction
-            .prepare_cached(r#"SELECT seq, "check" FROM journal ORDER BY seq DESC LIMIT 1"#)?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        let (head, check) = last.unwrap_or((0, chain::START));
-        Ok(Self { epoch, head: Seq(head), check })
+    fn of(connection: &Connection) -> rusqlite::Result<Self> {
+        const LAST: &str = r#"SELECT epoch, seq, "check" FROM owner
+            LEFT JOIN journal ON seq = (SELECT max(seq) FROM journal)"#;
+        connection.prepare_cached(LAST)?.query_row([], |row| {
+            let (head, check) = (row.get::<_, Option<u64>>(1)?, row.get::<_, Option<_>>(2)?);
+            let (head, check) = (Seq(head.unwrap_or(0)), check.unwrap_or(chain::START));
+            Ok(Self { epoch: row.get(0)?, head, check })
+        })
     }
 }
 

@@ -144,7 +144,10 @@ impl Values {
     fn changed(&mut self, fact: &Changed, _: &Stamp, _: &mut Out) -> Result<(), Fault> {
         let value = fact.value.clone();
         match self.0.get_mut(&fact.namespace) {
-            Some(keys) => drop(keys.insert(fact.key.clone(), value)),
+            Some(keys) => match keys.get_mut(&fact.key) {
+                Some(old) => *old = value,
+                None => drop(keys.insert(fact.key.clone(), value)),
+            },
             None => drop(self.0.insert(fact.namespace.clone(), [(fact.key.clone(), value)].into())),
         }
         Ok(())

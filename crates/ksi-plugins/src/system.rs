@@ -1,20 +1,21 @@
 //! System: how the daemon is, what it answers, and its end.
 #![allow(clippy::unused_async, reason = "handlers are async, also those that need not wait")]
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use ksi_kernel::{Ctx, Error, EventDoc, Kind, Plugin, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::{RawValue, Value, to_raw_value};
 
 use crate::Settings;
 
 /// The plugin: `system:health discover help shutdown`, `module:list`, `api:schema`.
 pub fn plugin(settings: Arc<Settings>) -> Plugin<()> {
-    let pid = std::process::id();
+    let lasting = Arc::new(Lasting { pid: std::process::id(), modules: OnceLock::new() });
     Plugin::new("system")
-        .on("system:health", move |cx, _: Health| health(cx, settings.clone(), pid))
+        .on("system:health", move |cx, _: Health| health(cx, settings.clone(), lasting.clone()))
         .on("system:discover", discover)
         .on("system:help", help)
         .on("system:shutdown", shutdown)
@@ -85,7 +86,8 @@ struct Healthy {
     /// The daemon's process.
     pid: u32,
     modules_loaded: usize,
-    modules: Vec<&'static str>,
+    #[schemars(with = "Vec<String>")]
+    modules: Arc<RawValue>,
     events_registered: usize,
     background_tasks: usize,
     /// Effects that run at present: completions, downloads and the like.
@@ -93,6 +95,13 @@ struct Healthy {
     /// The last fact's sequence number, and the last durable one's.
     seq: u64,
     durable_seq: u64,
+}
+
+/// What of the health never changes, since it is asked for often.
+struct Lasting {
+    pid: u32,
+    /// The plugins' names.
+    modules: OnceLock<Arc<RawValue>>,
 }
 
 /// Events by name.
@@ -148,8 +157,10 @@ struct Module {
     events: Vec<&'static str>,
 }
 
-async fn health(cx: Ctx<()>, settings: Arc<Settings>, pid: u32) -> Result<Healthy> {
+async fn health(cx: Ctx<()>, settings: Arc<Settings>, lasting: Arc<Lasting>) -> Result<Healthy> {
     let daemon = cx.daemon();
+    let names = || daemon.plugins().collect::<Vec<_>>();
+    let modules = || to_raw_value(&names()).unwrap_or_default().into();
     let problems: BTreeMap<_, _> = daemon.degraded().into_iter().collect();
     let (seq, durable) = daemon.position();
     Ok(Healthy {
@@ -157,9 +168,9 @@ async fn health(cx: Ctx<()>, settings: Arc<Settings>, pid: u32) -> Result<Health
         problems,
         uptime: cx.now().0.saturating_sub(settings.started.0) as f64 / 1000.0,
         version: settings.version,
-        pid,
+        pid: lasting.pid,
         modules_loaded: daemon.plugins().len(),
-        modules: daemon.plugins().collect(),
+        modules: lasting.modules.get_or_init(modules).clone(),
         events_registered: daemon.catalog().len(),
         background_tasks: daemon.tasks().count(),
         running: daemon.effects().running(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use ksi_kernel::{Answer, Caller, Kernel, Origin};
 use ksi_protocol::{
     Code, Error, Line, Lines, Request, Result, plain_text, write_error, write_reply,
@@ -38,7 +38,9 @@ pub(crate) struct Calls {
     in_flight: usize,
     /// How many of those in flight may begin a subscription.
     subscribing: usize,
-    running: FuturesUnordered<Running>,
+    /// The first that waits is polled by the connection itself; only those beside it need more.
+    first: Option<Running>,
+    others: FuturesUnordered<Running>,
 }
 
 /// A call that could not be answered at once.
@@ -66,7 +68,8 @@ impl Calls {
             order: Order::default(),
             in_flight: 0,
             subscribing: 0,
-            running: FuturesUnordered::new(),
+            first: None,
+            others: FuturesUnordered::new(),
         }
     }
 
@@ -113,9 +116,7 @@ impl Calls {
     /// Writes the answers of calls that have finished; whether there may be more of them.
     pub(crate) fn take_answers(&mut self, cx: &mut Wake<'_>, out: &mut BytesMut) -> bool {
         for _ in 0..HANDFUL {
-            let Poll::Ready(Some((asked, ended))) = self.running.poll_next_unpin(cx) else {
-                return false;
-            };
+            let Poll::Ready(Some((asked, ended))) = self.poll_ended(cx) else { return false };
             let result = ended.unwrap_or_else(|call| {
                 // Nobody waits for it any more; it goes on all the same.
                 self.kernel.tasks().spawn(format!("call {}", asked.event), call);
@@ -130,6 +131,17 @@ impl Calls {
             }
         }
         true
+    }
+
+    /// The next call that has ended; none when no call runs.
+    fn poll_ended(&mut self, cx: &mut Wake<'_>) -> Poll<Option<Ended>> {
+        if let Some(first) = &mut self.first
+            && let Poll::Ready(ended) = first.poll_unpin(cx)
+        {
+            self.first = None;
+            return Poll::Ready(Some(ended));
+        }
+        self.others.poll_next_unpin(cx)
     }
 
     /// Answers a line that asks for nothing, in its turn.
@@ -197,7 +209,11 @@ impl Calls {
         self.subscribing += usize::from(asked.event == SUBSCRIBE);
         self.order.busy |= asked.correlation_id.is_none();
         let late = deadline.map(|at| Box::pin(sleep_until(at)));
-        self.running.push(Running { call, asked, late });
+        let call = Running { call, asked, late };
+        match &self.first {
+            None => self.first = Some(call),
+            Some(_) => self.others.push(call),
+        }
     }
 
     fn now(&self) -> u64 {
@@ -208,9 +224,10 @@ impl Calls {
 impl Drop for Calls {
     /// A client that goes away does not cancel its calls.
     fn drop(&mut self) {
-        let running = mem::take(&mut self.running);
-        if !running.is_empty() {
-            let finish = running.for_each(|(_, ended)| async move {
+        let mut others = mem::take(&mut self.others);
+        others.extend(self.first.take());
+        if !others.is_empty() {
+            let finish = others.for_each(|(_, ended)| async move {
                 if let Err(late) = ended {
                     let _ = late.await;
                 }

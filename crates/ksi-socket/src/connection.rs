@@ -5,7 +5,8 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    task::{Context as Wake, Poll, ready},
+    sync::Arc,
+    task::{Context as Wake, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use tokio::{
     time::Sleep,
 };
 
-use crate::calls::Calls;
+use crate::{bell::Bell, calls::Calls};
 
 /// With so many bytes to write, no request is read and no event taken until the client has read.
 const HIGH_WATER: usize = 1 << 20;
@@ -54,10 +55,13 @@ pub(crate) struct Connection {
     out: BytesMut,
     /// The listener at its work; none once the daemon has no more news.
     news: Option<BoxFuture<(Listener, Option<News>)>>,
-    /// Wakes us when the daemon is closing; none once the client was told.
+    /// Ready when the daemon is closing; none once the client was told.
     closing: Option<BoxFuture<()>>,
-    /// That future was polled once, and knows whom to wake.
-    is_set: bool,
+    /// Rung by these two, so that they are not polled at every request and answer.
+    bell: Arc<Bell>,
+    ring: Waker,
+    /// It has rung, and they have not been polled until both had nothing more.
+    rung: bool,
     /// How long the client still has.
     patience: Option<Pin<Box<Sleep>>>,
     /// Where a subscription's name is written, to save an allocation for each event.
@@ -82,7 +86,7 @@ impl Connection {
             caller.inbox = Some(listener.inbox().clone());
             caller
         });
-        let watched = kernel.clone();
+        let (watched, bell) = (kernel.clone(), Arc::new(Bell::default()));
         Connection {
             calls: Calls::new(kernel.clone(), caller),
             kernel,
@@ -91,7 +95,9 @@ impl Connection {
             out: BytesMut::new(),
             news: Some(Box::pin(next_news(listener))),
             closing: Some(Box::pin(async move { watched.closing().await })),
-            is_set: false,
+            ring: bell.clone().into(),
+            bell,
+            rung: true,
             patience: None,
             label: String::new(),
         }
@@ -106,14 +112,15 @@ impl Connection {
 
     /// Everything gets its turn at every wake, so that nothing starves; then one write for all.
     fn poll(&mut self, cx: &mut Wake<'_>) -> Poll<io::Result<()>> {
-        self.notice_closing(cx);
+        self.rung |= self.bell.has_rung(cx);
+        self.notice_closing();
         for _ in 0..TURNS {
             let mut more = self.take_requests(cx)?;
             let were_too_many = self.calls.is_full();
             // Answers before news: that of a subscription must stand before its events.
             more |= self.take_answers(cx);
             more |= were_too_many && !self.calls.is_full();
-            more |= self.take_news(cx);
+            more |= self.take_news();
             // What was written moves the rest on only where it stood in the way or is not all.
             let was_full = !self.has_room();
             more |= self.write(cx)? && (was_full || !self.out.is_empty());
@@ -157,12 +164,16 @@ impl Connection {
         Ok(true)
     }
 
-    fn take_news(&mut self, cx: &mut Wake<'_>) -> bool {
-        if !self.has_room() || self.calls.is_subscribing() {
+    fn take_news(&mut self) -> bool {
+        if !self.rung || !self.has_room() || self.calls.is_subscribing() {
             return false;
         }
         let Some(next) = &mut self.news else { return false };
-        let Poll::Ready((mut listener, news)) = next.as_mut().poll(cx) else { return false };
+        let mut cx = Wake::from_waker(&self.ring);
+        let Poll::Ready((mut listener, news)) = next.as_mut().poll(&mut cx) else {
+            self.rung = false;
+            return false;
+        };
         let Some(news) = news else {
             self.news = None;
             return true;
@@ -200,10 +211,9 @@ impl Connection {
         EventLine::new(event, data, None, now).write_to(&mut self.out, OWN);
     }
 
-    fn notice_closing(&mut self, cx: &mut Wake<'_>) {
-        let Some(closing) = &mut self.closing else { return };
-        let is_set = std::mem::replace(&mut self.is_set, true);
-        if is_set && !self.kernel.is_closing() || closing.as_mut().poll(cx).is_pending() {
+    fn notice_closing(&mut self) {
+        let Some(closing) = self.closing.as_mut().filter(|_| self.rung) else { return };
+        if closing.as_mut().poll(&mut Wake::from_waker(&self.ring)).is_pending() {
             return;
         }
         self.closing = None;
@@ -279,8 +289,6 @@ async fn next_news(mut listener: Listener) -> (Listener, Option<News>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use ksi_kernel::{Clock, Setup};
     use ksi_state::testing::memory::MemoryJournal;
     use serde_json::Value;

@@ -4,6 +4,7 @@
 //! asks the kernel, and writes; so no lock is held over a write, and a client that does not read
 //! keeps nobody waiting but itself. [`Server::run`] says what a client may rely on.
 
+mod bell;
 mod calls;
 mod connection;
 mod order;

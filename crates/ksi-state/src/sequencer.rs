@@ -1,6 +1,6 @@
 //! The sequencer: the one place that orders facts.
 
-use std::{any::Any, cell::Cell, mem, sync::Arc, thread};
+use std::{cell::Cell, mem, sync::Arc, thread};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -140,15 +140,12 @@ impl Sequencer {
             return Err(Refused::Stale);
         }
         let (facts, reply) = deciding(|| Ok(decide(machine.state()?, at)))?;
-        let records = inner.records(&facts, &by.origin, at)?;
-        if records.is_empty() && inner.durable == inner.head {
+        if facts.0.is_empty() && inner.durable == inner.head {
             drop(inner);
             done(Ok(()));
             return Ok(reply);
         }
-        let wants = inner.fold(&records, |index| Some(&*facts.0[index]));
-        inner.pending.records.extend(records);
-        inner.pending.wants.extend(wants);
+        inner.take(&facts, &by.origin, at)?;
         inner.pending.dones.push(done);
         drop(inner);
         self.ready.notify_one();
@@ -271,40 +268,29 @@ impl Inner {
         if self.closed { Err(Refused::Closed) } else { Ok(&mut self.machines[plugin.0]) }
     }
 
-    fn records(
-        &self,
-        facts: &Facts,
-        origin: &Arc<Origin>,
-        at: Millis,
-    ) -> Result<Vec<Arc<Record>>, Refused> {
-        let places = (self.head.0 + 1..).map(Seq);
-        let records = facts.0.iter().zip(places).map(|(fact, seq)| fact.record(seq, at, origin));
-        records.map(|record| record.map(Arc::new)).collect()
-    }
-
     /// Folds new facts into every plugin that folds them, then asks each what it wants.
-    ///
-    /// `live` gives the fact behind a record, where it need not be parsed.
-    fn fold<'a>(
-        &mut self,
-        records: &[Arc<Record>],
-        live: impl Fn(usize) -> Option<&'a dyn Any>,
-    ) -> Wants {
-        if let Some(last) = records.last() {
+    fn take(&mut self, facts: &Facts, origin: &Arc<Origin>, at: Millis) -> Result<(), Refused> {
+        let Inner { machines, head, pending: Batch { records, wants, .. }, .. } = self;
+        let old = records.len();
+        for (fact, seq) in facts.0.iter().zip((head.0 + 1..).map(Seq)) {
+            let record = fact.record(seq, at, origin).inspect_err(|_| records.truncate(old))?;
+            records.push(Arc::new(record));
+        }
+        let new = &records[old..];
+        if let Some(last) = new.last() {
             (self.head, self.at) = (last.seq, last.at);
         }
-        let mut wants = Vec::new();
-        for (id, machine) in self.machines.iter_mut().enumerate() {
+        for (id, machine) in machines.iter_mut().enumerate() {
             let mut keys = None;
-            for (index, record) in records.iter().enumerate() {
-                machine.apply(live(index), record, &mut keys);
+            for (fact, record) in facts.0.iter().zip(new) {
+                machine.apply(Some(&**fact), record, &mut keys);
             }
             if let Some(keys) = keys {
-                let new = machine.want(Changed::Keys(&keys));
-                wants.extend(new.into_iter().map(|want| (PluginId(id), want)));
+                let changed = machine.want(Changed::Keys(&keys));
+                wants.extend(changed.into_iter().map(|want| (PluginId(id), want)));
             }
         }
-        wants
+        Ok(())
     }
 
     /// Drops all state and folds the journal from its start.

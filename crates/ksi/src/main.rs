@@ -44,11 +44,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// A request that comes in is noticed after at most so many polls of tasks.
+const POLLS_BETWEEN_LOOKS: u32 = 16;
+
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Command::Start { foreground: true } = args.command {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        return runtime.block_on(daemon::run());
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).event_interval(POLLS_BETWEEN_LOOKS).enable_all();
+        return runtime.build()?.block_on(daemon::run());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(dispatch(args));

@@ -49,8 +49,8 @@ impl Inner {
             let message = "an audit must wait until the writer is idle".to_owned();
             return Err(JournalError { message, source: None });
         }
-        self.fold(&waiting, |_| None);
         for machine in &mut self.machines {
+            waiting.iter().for_each(|record| machine.apply(None, record, &mut None));
             machine.live.wanted.clear();
             machine.want(Changed::All);
         }
