@@ -125,6 +125,27 @@ fn discover_lists_a_namespace_and_shows_an_event() {
 }
 
 #[test]
+fn who_sends_an_event_that_nobody_owns_is_told_what_listener_it_needs() {
+    let home = Home::new();
+    let output = home.ksi(&["emit", "shop:opened"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("exactly `shop:opened` or on `shop:*`"), "{said}");
+    let (_, command) = said.split_once("ksi listen '").unwrap();
+    let (pattern, _) = command.split_once('\'').unwrap();
+    let mut listen = home.command(&["listen", pattern]).spawn().unwrap();
+    // Once it is subscribed, the event is delivered; before, it is refused as above.
+    while !home.ksi(&["emit", "shop:opened", "at=9"]).status.success() {
+        assert!(listen.try_wait().unwrap().is_none(), "it listens no more");
+    }
+    let mut line = String::new();
+    BufReader::new(listen.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("shop:opened") && line.contains("9"), "{line}");
+    home.ok(&["stop"]);
+    listen.wait().unwrap();
+}
+
+#[test]
 fn every_event_and_parameter_is_described() {
     let home = Home::new();
     let found = home.json(&["discover", "-o", "json"]);
