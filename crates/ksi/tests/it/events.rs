@@ -125,6 +125,25 @@ fn discover_lists_a_namespace_and_shows_an_event() {
 }
 
 #[test]
+fn how_many_facts_are_read_at_once_is_1_to_1000() {
+    let home = Home::new();
+    for key in ["key=a", "key=b"] {
+        home.ok(&["emit", "state:set", key, "value=1"]);
+    }
+    let read = |limit: &str| home.ksi(&["emit", "monitor:get_events", limit, "-o", "json"]);
+    for (limit, count) in [("limit=1", 1), ("limit=1000", 2)] {
+        let events: Value = serde_json::from_slice(&read(limit).stdout).unwrap();
+        assert_eq!(events["count"], count);
+    }
+    for limit in ["limit=0", "limit=1001", "limit=99999"] {
+        let said: Value = serde_json::from_slice(&read(limit).stderr).unwrap();
+        let error = &said["error"];
+        assert_eq!((&error["code"], &error["path"]), (&json!("bad_params"), &json!("limit")));
+        assert!(error["message"].as_str().unwrap().contains("1 to 1000"), "{said}");
+    }
+}
+
+#[test]
 fn who_sends_an_event_that_nobody_owns_is_told_what_listener_it_needs() {
     let home = Home::new();
     let output = home.ksi(&["emit", "shop:opened"]);
