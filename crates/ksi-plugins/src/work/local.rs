@@ -69,6 +69,10 @@ impl Provider for Local {
         }
     }
 
+    fn check(&self, model: &str) -> Result<(), Failure> {
+        self.shared.find(model).map(drop)
+    }
+
     fn complete(
         &self,
         request: Request,

@@ -13,13 +13,17 @@ use serde_json::Value;
 
 use crate::daemon::{Home, next_of, subscribe};
 
+/// Fails once, and then no rule of it fits.
+const SPEECHLESS: &str = "rules: [{attempts: 1, fail: {retry_after_ms: 1}}]\n";
+
 #[test]
 fn an_orchestration_that_fails_says_why_and_what_to_try() {
     let home = Home::new();
-    let output = home.ksi(&["orchestrate", "x", "--model", "scripted/no name"]);
+    let (model, _) = home.script(SPEECHLESS);
+    let output = home.ksi(&["orchestrate", "x", "--model", &model]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("error: turn 1 (Ada): model `scripted/no name` names no"), "{said}");
+    assert!(said.contains("error: turn 1 (Ada): no rule of the script fits"), "{said}");
     assert!(said.contains("hint: ") && said.contains("ksi describe orchestration "), "{said}");
 }
 
@@ -33,6 +37,11 @@ fn what_cannot_be_asked_for_is_wrong_usage() {
         (["--model", &model, "--mode", "duel"], "there is no pattern `duel`"),
         (["--model", "nonsense", "--rounds", "1"], "providers of this version: local, scripted"),
         (["--model", "claude-cli/x", "--rounds", "1"], "not built in this version"),
+        (
+            ["--model", "local:/missing.gguf", "--rounds", "1"],
+            "/missing.gguf cannot be used: No such file",
+        ),
+        (["--model", "scripted", "--rounds", "1"], "model `scripted` names no script"),
     ] {
         let output = home.command(&["orchestrate", "x"]).args(args).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
