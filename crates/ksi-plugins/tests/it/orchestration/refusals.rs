@@ -99,6 +99,16 @@ async fn a_model_that_cannot_be_asked_is_refused_before_anything_is_written() {
 }
 
 #[tokio::test]
+async fn a_failed_turn_keeps_its_code_and_hint() {
+    let mut daemon = Daemon::start("rules: [{when: nothing of the kind, answers: [x]}]");
+    daemon.debate(1).await;
+    let failed = daemon.hear("orchestration:failed").await;
+    assert_eq!(failed["error"], "turn 1 (Ada): no rule of the script fits this request");
+    assert_eq!(failed["code"], "provider_error");
+    assert!(failed["hint"].as_str().unwrap().contains("`when`"), "{failed}");
+}
+
+#[tokio::test]
 async fn what_a_pattern_needs_is_asked_for_by_name() {
     let daemon = Daemon::start(SPEAK);
     for (data, path) in [
