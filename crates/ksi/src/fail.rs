@@ -1,6 +1,6 @@
 //! How failures reach a person, and exit codes a script.
 
-use std::{io, process::ExitCode};
+use std::{fmt::Display, io, process::ExitCode};
 
 use ksi_protocol::{Code, ConnectError, Error};
 use serde_json::json;
@@ -32,6 +32,12 @@ impl Usage {
 pub(crate) fn refused(error: Error) -> anyhow::Error {
     let wrong = matches!(error.code, Code::BadParams | Code::NotFound) || error.path.is_some();
     if wrong { Usage(error).into() } else { error.into() }
+}
+
+/// Of the folder where KSI keeps its things, something cannot be made.
+pub(crate) fn no_home(what: impl Display, why: &io::Error) -> Error {
+    let hint = "set KSI_HOME to a folder that you can write to";
+    Error::unavailable(format!("{what}: {why}")).retryable(false).hint(hint)
 }
 
 /// Prints what the command line's grammar says of it: an error, or the help that was asked for.

@@ -97,3 +97,36 @@ fn help_and_version_are_no_errors_also_with_json() {
         assert!(home.ok(&args).contains("ksi"));
     }
 }
+
+#[test]
+fn a_home_that_cannot_be_made_is_named_with_what_to_try() {
+    let home = Home::new();
+    let file = home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let below = file.join("home");
+    for args in [&["start"][..], &["start", "--foreground"], &["emit", "system:health"]] {
+        let output = home.command(args).env("KSI_HOME", &below).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        let named = format!("error: the folder {}/state cannot be made", below.display());
+        assert!(said.contains(&named) && said.contains("Not a directory"), "{args:?}: {said}");
+        assert!(said.contains("hint: set KSI_HOME to a folder that you can write"), "{said}");
+    }
+    let mut command = home.command(&["start", "-o", "json"]);
+    let output = command.env("KSI_HOME", &below).output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert!(said["error"]["hint"].as_str().unwrap().contains("KSI_HOME"), "{said}");
+}
+
+#[test]
+fn a_state_folder_that_cannot_be_written_is_named_with_what_to_try() {
+    let home = Home::new();
+    // Not even root can make a file where a folder is.
+    std::fs::create_dir_all(home.path().join("state/starting.lock")).unwrap();
+    let output = home.ksi(&["start"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let file = home.path().join("state/starting.lock");
+    assert!(said.contains(&format!("{} cannot be written", file.display())), "{said}");
+    assert!(said.contains("hint: set KSI_HOME to a folder that you can write"), "{said}");
+}
