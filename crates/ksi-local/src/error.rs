@@ -68,7 +68,7 @@ pub(crate) enum Refusal {
     #[error("the request is not usable: {0}")]
     BadRequest(String),
     #[error(
-        "the system message and the newest turn take {needed} tokens and {room} fit beside the answer; shorten them or ask for fewer tokens"
+        "the prompt is too long for this model: with its instructions it takes {needed} tokens, and {room} fit beside the answer"
     )]
     TooLong { needed: usize, room: usize },
     #[error("the model failed to compute: {0}")]

@@ -34,8 +34,10 @@ pub fn serve(model: &Path, mut input: impl BufRead, output: impl Write) -> Resul
         match line {
             Line::Blank => {}
             Line::TooLong => {
-                let message = format!("the line is longer than {MAX_LINE} bytes");
-                events.failed(None, "bad_request", message)?;
+                let message = format!(
+                    "the prompt is too long for this model: the request has more than {MAX_LINE} bytes"
+                );
+                events.failed(None, "too_long", message)?;
             }
             Line::Whole(line) => answer(&mut loaded, &line, &mut events)?,
         }

@@ -59,13 +59,16 @@ struct GetEvents {
     /// Only facts of the requests with this correlation id.
     #[serde(default)]
     correlation_id: Option<String>,
-    /// At most so many, up to 1,000.
+    /// At most so many: 1 to 1000.
     #[serde(default = "hundred")]
     limit: usize,
     /// Newest first.
     #[serde(default = "yes")]
     reverse: bool,
 }
+
+/// So many facts can be read at once.
+const MOST: usize = 1000;
 
 fn hundred() -> usize {
     100
@@ -145,6 +148,12 @@ fn inbox(caller: &Caller) -> Result<&Inbox> {
 }
 
 async fn get_events(cx: Ctx<()>, req: GetEvents) -> Result<Events> {
+    if !(1..=MOST).contains(&req.limit) {
+        let hint = "with `reverse` false, `after` asks for those that follow";
+        return Err(Error::bad_params(format!("`limit` can be 1 to {MOST}"))
+            .at("limit")
+            .hint(hint));
+    }
     // What was acknowledged before this request must be in its answer.
     cx.read(|()| ()).await?;
     let millis = |seconds: f64| Millis((seconds.max(0.0) * 1000.0) as u64);
@@ -156,7 +165,7 @@ async fn get_events(cx: Ctx<()>, req: GetEvents) -> Result<Events> {
         subject: req.subject,
         correlation: req.correlation_id,
         newest_first: req.reverse,
-        limit: req.limit.clamp(1, 1000),
+        limit: req.limit,
         ..Query::default()
     };
     let events: Vec<_> = cx.journal(query).await?.into_iter().map(happened).collect();

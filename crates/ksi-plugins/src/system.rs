@@ -1,10 +1,11 @@
 //! System: how the daemon is, what it answers, and its end.
 #![allow(clippy::unused_async, reason = "handlers are async, also those that need not wait")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use ksi_kernel::{Ctx, Error, EventDoc, Kind, Plugin, Result};
+use ksi_protocol::did_you_mean;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, Value, to_raw_value};
@@ -186,8 +187,10 @@ async fn discover(cx: Ctx<()>, req: Discover) -> Result<Discovered> {
     };
     let events = cx.daemon().catalog().filter(wanted);
     let events: BTreeMap<_, _> = events.map(|doc| (doc.event, describe(doc, req.detail))).collect();
-    if let (true, Some(event)) = (events.is_empty(), &req.event) {
-        return Err(Error::not_found(format!("there is no event `{event}`")));
+    match (&req.event, &req.namespace) {
+        (Some(event), _) if events.is_empty() => return Err(no_event(&cx, event)),
+        (None, Some(namespace)) if events.is_empty() => return Err(no_namespace(&cx, namespace)),
+        _ => {}
     }
     let mut namespaces: Vec<_> = events.keys().map(|event| namespace(event).to_owned()).collect();
     namespaces.dedup();
@@ -196,9 +199,24 @@ async fn discover(cx: Ctx<()>, req: Discover) -> Result<Discovered> {
 
 async fn help(cx: Ctx<()>, req: Help) -> Result<Described> {
     let found = cx.daemon().catalog().find(|doc| doc.event == req.event);
-    found
-        .map(|doc| describe(doc, true))
-        .ok_or_else(|| Error::not_found(format!("there is no event `{}`", req.event)))
+    found.map(|doc| describe(doc, true)).ok_or_else(|| no_event(&cx, &req.event))
+}
+
+fn no_event(cx: &Ctx<()>, event: &str) -> Error {
+    let hint = match did_you_mean(event, cx.daemon().catalog().map(|doc| doc.event)) {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => "`ksi discover` lists those there are".to_owned(),
+    };
+    Error::not_found(format!("there is no event `{event}`")).at("event").hint(hint)
+}
+
+fn no_namespace(cx: &Ctx<()>, wanted: &str) -> Error {
+    let known: BTreeSet<_> = cx.daemon().catalog().map(|doc| namespace(doc.event)).collect();
+    let hint = match did_you_mean(wanted, known.iter().copied()) {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => format!("there are: {}", known.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    Error::not_found(format!("there is no namespace `{wanted}`")).at("namespace").hint(hint)
 }
 
 async fn shutdown(cx: Ctx<()>, _: Shutdown) -> Result<Stopping> {

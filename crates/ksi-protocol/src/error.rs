@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::did_you_mean;
+
 /// What kind of failure this is; stable on the wire, and what programs should branch on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -130,14 +132,21 @@ impl Error {
             .hint("try again in a moment; commands start it when it is not there")
     }
 
-    /// [`Code::Unhandled`], with a hint when one of the answered events is meant.
+    /// [`Code::Unhandled`]; the hint is the answered event that was meant, or who could hear it.
     pub fn unhandled<'a>(event: &str, answered: impl Iterator<Item = &'a str>) -> Self {
         let error = Self::new(Code::Unhandled, format!("no plugin answers `{event}`"));
-        let by_distance = answered.map(|known| (strsim::damerau_levenshtein(known, event), known));
-        match by_distance.min().filter(|(distance, _)| *distance <= 3) {
-            Some((_, known)) => error.hint(format!("did you mean `{known}`?")),
-            None => error.hint("`ksi discover` lists what is answered"),
+        let answered: Vec<_> = answered.collect();
+        if let Some(known) = did_you_mean(event, answered.iter().copied()) {
+            return error.hint(format!("did you mean `{known}`?"));
         }
+        let namespace = event.split_inclusive(':').next().unwrap_or_default();
+        if answered.iter().any(|known| known.starts_with(namespace)) {
+            return error.hint("`ksi discover` lists what is answered");
+        }
+        error.hint(format!(
+            "nobody listens for it: as a signal it needs a listener on exactly `{event}` or on \
+             `{namespace}*`, such as `ksi listen '{namespace}*'`; `ksi discover` lists what is answered"
+        ))
     }
 }
 
@@ -167,6 +176,16 @@ mod tests {
         assert!(Error::new(Code::Busy, "full").retryable);
         assert!(!Error::conflict("there is one").retryable);
         assert!(!Error::unavailable("outcome unknown").retryable(false).retryable);
+    }
+
+    #[test]
+    fn an_event_that_nobody_answers_is_explained_by_what_was_meant_or_what_would_hear_it() {
+        let hint = |event| Error::unhandled(event, ["state:set", "state:get"].into_iter()).hint;
+        assert_eq!(hint("state:sett").unwrap(), "did you mean `state:set`?");
+        assert_eq!(hint("state:elsewhere").unwrap(), "`ksi discover` lists what is answered");
+        let signal = hint("shop:opened").unwrap();
+        assert!(signal.contains("exactly `shop:opened` or on `shop:*`"), "{signal}");
+        assert!(signal.contains("`ksi listen 'shop:*'`"), "{signal}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod error;
 mod frame;
 mod path;
 mod pattern;
+mod similar;
 mod text;
 
 pub use client::{Client, ConnectError, Options, Subscription};
@@ -23,4 +24,5 @@ pub use frame::{
 };
 pub use path::{PathError, Paths};
 pub use pattern::{Pattern, check_event_name};
+pub use similar::did_you_mean;
 pub use text::harmless;

@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, text::is_command};
 
 const MAX_NAME: usize = 256;
 
@@ -62,7 +62,7 @@ pub fn check_event_name(name: &str) -> Result<()> {
 
 /// What is wrong with an event's name; asked for every request, so it allocates nothing.
 fn fault(name: &str) -> Option<String> {
-    let odd = |letter: char| letter.is_whitespace() || letter.is_control() || letter == '*';
+    let odd = |letter: char| letter.is_whitespace() || is_command(letter) || letter == '*';
     let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'*';
     if name.len() > MAX_NAME {
         return Some(format!("is longer than {MAX_NAME} bytes"));
@@ -176,6 +176,20 @@ mod tests {
         for name in ["", "a", ":", "a:", ":b", "a::b", "a b:c", "a:b\n", "a:*", "a:\0", &long] {
             assert_eq!(check_event_name(name).unwrap_err().code, Code::BadParams, "{name}");
         }
+    }
+
+    #[test]
+    fn what_turns_the_direction_of_text_cannot_be_in_a_name_or_pattern() {
+        for letter in ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
+            for name in [format!("a:b{letter}c"), format!("{letter}a:b")] {
+                let error = check_event_name(&name).unwrap_err();
+                assert!(error.message.contains("a control character"), "{error}");
+                assert!(!error.message.contains(letter), "it is shown as itself");
+                Pattern::parse(&name).unwrap_err();
+            }
+            Pattern::parse(&format!("a{letter}:*")).unwrap_err();
+        }
+        assert_eq!(check_event_name("räksmörgås:שלום"), Ok(()));
     }
 
     proptest! {

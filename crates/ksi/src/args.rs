@@ -1,5 +1,7 @@
 //! The command line's grammar.
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Kubernetes-style infrastructure for AI agents.
@@ -58,7 +60,7 @@ pub(crate) enum Command {
         #[arg(required = true)]
         patterns: Vec<String>,
         /// Begin behind this sequence number.
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true, value_parser = whole)]
         since: Option<u64>,
     },
     /// List the events that the daemon answers and publishes.
@@ -134,12 +136,25 @@ pub(crate) struct Wish {
     #[arg(long, default_value = "debate")]
     pub(crate) mode: String,
     /// How often each speaker speaks.
-    #[arg(long)]
-    pub(crate) rounds: Option<u32>,
+    #[arg(long, allow_negative_numbers = true, value_parser = whole)]
+    pub(crate) rounds: Option<u64>,
     /// With which model, such as `local` or `local:/path.gguf`.
     #[arg(long)]
     pub(crate) model: Option<String>,
     /// The seed of the models that sample, for a debate that can be repeated.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = whole)]
     pub(crate) seed: Option<u64>,
+}
+
+fn whole(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "it must be a whole number, 0 or more")
+}
+
+/// Whether JSON is asked for in a command line that cannot be read as a whole.
+pub(crate) fn want_json(args: impl Iterator<Item = OsString>) -> bool {
+    let args: Vec<_> = args.take_while(|arg| arg != "--").collect();
+    let in_one = |arg: &OsString| arg == "-ojson" || arg == "-o=json" || arg == "--output=json";
+    let in_two =
+        |pair: &[OsString]| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json";
+    args.iter().any(in_one) || args.windows(2).any(in_two)
 }

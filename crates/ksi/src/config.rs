@@ -1,6 +1,6 @@
 //! The configuration file.
 
-use std::path::Path;
+use std::{io::ErrorKind, path::Path};
 
 use anyhow::Context;
 use serde::Deserialize;
@@ -36,7 +36,11 @@ impl Config {
         match std::fs::read_to_string(path) {
             Ok(text) => toml::from_str(&text)
                 .with_context(|| format!("the configuration {} is not valid", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Ok(Config::default())
+            }
             Err(error) => Err(error)
                 .with_context(|| format!("the configuration {} cannot be read", path.display())),
         }

@@ -1,13 +1,16 @@
 //! The way to the daemon: connect, or start it first.
 
-use std::{fs::File, path::PathBuf, time::Duration};
+use std::{fs::File, io::ErrorKind, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use ksi_process::{Environment, NotReady, Shim, spawn_detached};
 use ksi_protocol::{Client, ConnectError, Error, Paths, Pattern};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::args::{Args, Format};
+use crate::{
+    args::{Args, Format},
+    fail::no_home,
+};
 
 /// How long a daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,7 +28,12 @@ fn environment() -> anyhow::Result<Environment> {
 
 /// Whether the daemon is just not there, and not out of reach for another reason.
 pub(crate) fn not_running(error: &ConnectError) -> bool {
-    matches!(error, ConnectError::NotRunning(_) | ConnectError::Refused(_))
+    match error {
+        ConnectError::NotRunning(_) | ConnectError::Refused(_) => true,
+        // Below a file there can be no socket.
+        ConnectError::Failed { source, .. } => source.kind() == ErrorKind::NotADirectory,
+        _ => false,
+    }
 }
 
 /// Event patterns from their texts.
@@ -71,10 +79,13 @@ impl Cx {
     /// Starts the daemon in the background unless it runs; true if this call did it.
     pub(crate) async fn start(&self) -> anyhow::Result<(Client, bool)> {
         let state = &self.paths.state;
-        std::fs::create_dir_all(state)
-            .with_context(|| format!("the folder {} cannot be made", state.display()))?;
+        std::fs::create_dir_all(state).map_err(|why| {
+            no_home(format!("the folder {} cannot be made", state.display()), &why)
+        })?;
         // Of several commands that start the daemon at once, one does and the others wait for it.
-        let gate = File::create(state.join("starting.lock"))?;
+        let gate = state.join("starting.lock");
+        let gate = File::create(&gate)
+            .map_err(|why| no_home(format!("{} cannot be written", gate.display()), &why))?;
         let _gate = tokio::task::spawn_blocking(move || {
             flock(&gate, FlockOperation::LockExclusive).map(|()| gate)
         })

@@ -14,7 +14,7 @@ use ksi_protocol::Paths;
 use ksi_socket::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::Config;
+use crate::{config::Config, fail::no_home};
 
 /// How long running work may take to finish when the daemon is asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
@@ -122,7 +122,8 @@ fn settings(paths: &Paths, config: Config) -> anyhow::Result<Settings> {
 
 fn private_folder(path: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("the folder {} cannot be made", path.display()))
+    let what = || format!("the folder {} cannot be made", path.display());
+    Ok(made.map_err(|why| no_home(what(), &why))?)
 }
 
 /// Logs to stderr; in the background that is the log file.

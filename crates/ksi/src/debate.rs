@@ -4,7 +4,7 @@ mod screen;
 
 use std::{ops::ControlFlow, process::ExitCode};
 
-use ksi_protocol::{Client, Result as Reply, Subscription};
+use ksi_protocol::{Client, Error, Result as Reply, Subscription};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use self::screen::Screen;
 use crate::{
     args::Wish,
     connect::{Cx, patterns},
-    fail::{FAILED, is_broken_pipe, refused},
+    fail::{FAILED, is_broken_pipe, refused, report},
     models,
     output::{bold, harmless, piece, say},
     signals::{Asked, Signals},
@@ -35,19 +35,26 @@ pub(crate) async fn orchestrate(cx: &Cx, wish: &Wish) -> anyhow::Result<ExitCode
     // From here on a signal does not end us alone and leave a debate behind.
     let mut signals = Signals::new()?;
     let model = tokio::select! {
-        model = prepare(&client, wish) => model?,
-        asked = signals.next() => {
-            say("\nnothing was started; a model that is being fetched goes on (`ksi model list`)");
-            return Ok(asked.code());
-        }
+        model = models::choose(cx, &client, wish) => model?,
+        asked = signals.next() => return Ok(nothing_started(asked)),
     };
     let Health { seq } = client.call("system:health", &json!({})).await?;
     let events = news(&client, seq).await?;
-    let Started { orchestration_id: id, agents } =
-        match start(&client, wish, &model, &mut signals).await? {
-            ControlFlow::Continue(started) => started,
-            ControlFlow::Break(code) => return Ok(code),
-        };
+    let mut started = start(&client, wish, &model, &mut signals).await?;
+    // Only now is it known that nothing but the model is in the way.
+    if let ControlFlow::Continue(Err(refusal)) = &started
+        && models::is_missing(&model, refusal)
+    {
+        tokio::select! {
+            fetched = models::fetch(cx, &client) => fetched?,
+            asked = signals.next() => return Ok(nothing_started(asked)),
+        }
+        started = start(&client, wish, &model, &mut signals).await?;
+    }
+    let Started { orchestration_id: id, agents } = match started {
+        ControlFlow::Continue(started) => started.map_err(refused)?,
+        ControlFlow::Break(code) => return Ok(code),
+    };
     let title = bold(&format!("{} — {}", harmless(&wish.topic), agents.join(", ")));
     let title = if cx.json() { String::new() } else { format!("{title}\n") };
     let screen = Screen::new(id.clone(), cx.json(), seq);
@@ -56,21 +63,46 @@ pub(crate) async fn orchestrate(cx: &Cx, wish: &Wish) -> anyhow::Result<ExitCode
         asked = signals.next() => return end(&client, &id, asked, &mut signals).await,
     };
     match watched {
-        Err(error) if is_broken_pipe(&error) => {
-            say("nobody reads this any more; the orchestration goes on");
-            say(format!("look at it with: ksi describe orchestration {id}"));
-            say(format!("end it with: ksi emit orchestration:terminate orchestration_id={id}"));
-            Ok(ExitCode::SUCCESS)
-        }
-        watched => watched,
+        Ok(Ok(())) => Ok(ExitCode::SUCCESS),
+        Ok(Err(error)) => Ok(failed(cx, &id, error)),
+        Err(error) => goes_on(cx, &id, &error),
     }
 }
 
-/// Chooses the model, and fetches it when it is not there.
-async fn prepare(client: &Client, wish: &Wish) -> anyhow::Result<String> {
-    let model = models::choose(client, wish).await?;
-    models::fetch(client, &model).await?;
-    Ok(model)
+fn nothing_started(asked: Asked) -> ExitCode {
+    say("\nnothing was started; a model that is being fetched goes on (`ksi model list`)");
+    asked.code()
+}
+
+/// Says why it has ended before its last turn.
+fn failed(cx: &Cx, id: &str, error: Error) -> ExitCode {
+    if cx.json() {
+        return report(&error.into(), cx.format);
+    }
+    say("");
+    let code = report(&error.into(), cx.format);
+    say(format!("what was said: ksi describe orchestration {id}"));
+    code
+}
+
+/// Says that it goes on, though what is said can be shown no further.
+fn goes_on(cx: &Cx, id: &str, error: &anyhow::Error) -> anyhow::Result<ExitCode> {
+    let unread = is_broken_pipe(error);
+    let look = format!("look at it with: ksi describe orchestration {id}");
+    let end = format!("end it with: ksi emit orchestration:terminate orchestration_id={id}");
+    if cx.json() && !unread {
+        let why = format!("it can be shown no further: {error:#}; the orchestration goes on");
+        return Err(Error::unavailable(why).hint(format!("{look}; {end}")).into());
+    }
+    match unread {
+        true => say("nobody reads this any more; the orchestration goes on"),
+        false => {
+            say(format!("error: it can be shown no further: {error:#}; the orchestration goes on"))
+        }
+    }
+    say(look);
+    say(end);
+    Ok(if unread { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 /// Starts it. Who wants it to end meanwhile waits until its id is known, so that it can be ended;
@@ -80,7 +112,7 @@ async fn start(
     wish: &Wish,
     model: &str,
     signals: &mut Signals,
-) -> anyhow::Result<ControlFlow<ExitCode, Started>> {
+) -> anyhow::Result<ControlFlow<ExitCode, Reply<Started>>> {
     let mut request =
         json!({ "pattern": wish.mode, "model": model, "vars": { "topic": wish.topic } });
     request["seed"] = wish.seed.into();
@@ -88,7 +120,7 @@ async fn start(
     let started = client.call::<Started>("orchestration:start", &request);
     tokio::pin!(started);
     let asked = tokio::select! {
-        started = &mut started => return Ok(ControlFlow::Continue(started.map_err(refused)?)),
+        started = &mut started => return Ok(ControlFlow::Continue(started)),
         asked = signals.next() => asked,
     };
     say("\nending it as soon as it has started; ask again to leave at once");
@@ -111,13 +143,13 @@ async fn news(client: &Client, after: u64) -> Reply<Subscription> {
     client.subscribe(patterns(&names)?, Some(after)).await
 }
 
-/// Prints what happens until the end.
+/// Prints what happens until the end; an error if it cannot be shown until then.
 async fn watch(
     client: &Client,
     mut events: Subscription,
     mut screen: Screen,
     title: String,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<Reply<()>> {
     print(title).await?;
     while let Some(event) = events.next().await {
         if events.lagged() > 0 {
@@ -128,13 +160,12 @@ async fn watch(
         }
         let ended = screen.show(&event)?;
         print(screen.take()).await?;
-        if let Some(code) = ended {
-            return Ok(code);
+        if let Some(ended) = ended {
+            return Ok(ended);
         }
     }
-    say("the daemon has gone away; the orchestration goes on when it is back (`ksi start`)");
-    say(format!("look at it with: ksi describe orchestration {}", screen.id()));
-    Ok(ExitCode::from(FAILED))
+    let why = "the daemon has gone away; the orchestration goes on when it is back";
+    Ok(Err(Error::unavailable(why).hint("`ksi start` brings it back")))
 }
 
 /// Prints on a thread of its own: a reader who does not read must not keep signals out.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     connect::Cx,
+    fail::refused,
     output::{bold, json, line, piece},
 };
 
@@ -48,7 +49,7 @@ pub(crate) async fn discover(
         Some(namespace) => json!({ "namespace": namespace, "detail": markdown }),
         None => json!({ "detail": markdown }),
     };
-    let found: Discovered = client.call("system:discover", &query).await?;
+    let found: Discovered = client.call("system:discover", &query).await.map_err(refused)?;
     if cx.json() {
         json(&found)?;
     } else if markdown {

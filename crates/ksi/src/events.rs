@@ -2,7 +2,7 @@
 
 use std::{io::Read, process::ExitCode};
 
-use ksi_protocol::Pushed;
+use ksi_protocol::{Pushed, check_event_name};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
 
 /// Sends one event and prints its reply.
 pub(crate) async fn emit(cx: &Cx, event: &str, data: &[String]) -> anyhow::Result<ExitCode> {
+    check_event_name(event).map_err(Usage)?;
     let data = parse(data)?;
     let reply: Value = cx.client().await?.call(event, &data).await?;
     json(&reply)?;
@@ -25,7 +26,7 @@ pub(crate) async fn listen(
     patterns: &[String],
     since: Option<u64>,
 ) -> anyhow::Result<ExitCode> {
-    let patterns = connect::patterns(patterns)?;
+    let patterns = connect::patterns(patterns).map_err(Usage)?;
     let client = cx.client().await?;
     let mut events = client.subscribe(patterns, since).await?;
     loop {

@@ -1,11 +1,14 @@
 //! How failures reach a person, and exit codes a script.
 
-use std::{io, process::ExitCode};
+use std::{fmt::Display, io, process::ExitCode};
 
 use ksi_protocol::{Code, ConnectError, Error};
 use serde_json::json;
 
-use crate::{args::Format, output::say};
+use crate::{
+    args::{Format, want_json},
+    output::say,
+};
 
 /// The event failed.
 pub(crate) const FAILED: u8 = 1;
@@ -29,6 +32,40 @@ impl Usage {
 pub(crate) fn refused(error: Error) -> anyhow::Error {
     let wrong = matches!(error.code, Code::BadParams | Code::NotFound) || error.path.is_some();
     if wrong { Usage(error).into() } else { error.into() }
+}
+
+/// Of the folder where KSI keeps its things, something cannot be made.
+pub(crate) fn no_home(what: impl Display, why: &io::Error) -> Error {
+    let hint = "set KSI_HOME to a folder that you can write to";
+    Error::unavailable(format!("{what}: {why}")).retryable(false).hint(hint)
+}
+
+/// Prints what the command line's grammar says of it: an error, or the help that was asked for.
+pub(crate) fn unreadable(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && want_json(std::env::args_os()) {
+        return report(&ungrammatical(error).into(), Format::Json);
+    }
+    error.exit()
+}
+
+/// The grammar's error as one of ours.
+fn ungrammatical(error: &clap::Error) -> Usage {
+    use clap::error::ErrorKind::{DisplayHelpOnMissingArgumentOrSubcommand, MissingSubcommand};
+    let help = "`ksi --help` says what can be typed";
+    if matches!(error.kind(), DisplayHelpOnMissingArgumentOrSubcommand | MissingSubcommand) {
+        return Usage::new("a command is missing", help);
+    }
+    let text = error.to_string();
+    let one_line = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut parts = text.split("\n\n").map(one_line);
+    let message = parts.next().unwrap_or_default();
+    // What follows is tips, how it is used, and where help is.
+    let hint = parts.find_map(|part| match part.split_once(": ")? {
+        ("tip", tip) => Some(tip.to_owned()),
+        ("Usage", usage) => Some(format!("usage: {usage}")),
+        _ => None,
+    });
+    Usage::new(message.trim_start_matches("error: "), hint.as_deref().unwrap_or(help))
 }
 
 /// Prints an error, its causes and its hint, and says with which code to exit.

@@ -37,7 +37,10 @@ fn main() -> ExitCode {
     if let Some(code) = models::run_hidden_verb() {
         return code;
     }
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return fail::unreadable(&error),
+    };
     match run(&args) {
         Ok(code) => code,
         Err(error) => fail::report(&error, args.output),

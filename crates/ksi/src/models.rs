@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ksi_protocol::Client;
+use ksi_protocol::{Client, Code, Error};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ pub(crate) fn run_hidden_verb() -> Option<ExitCode> {
 }
 
 /// Chooses the model and says which and why.
-pub(crate) async fn choose(client: &Client, wish: &Wish) -> anyhow::Result<String> {
+pub(crate) async fn choose(cx: &Cx, client: &Client, wish: &Wish) -> anyhow::Result<String> {
     let providers: Value = client.call("completion:providers", &json!({})).await?;
     let default = providers["default_model"].as_str().unwrap_or(LOCAL);
     let (model, why) = match &wish.model {
@@ -44,6 +44,9 @@ pub(crate) async fn choose(client: &Client, wish: &Wish) -> anyhow::Result<Strin
         None if default == LOCAL => (LOCAL, "the default; none was named"),
         None => (default, "set in config.toml"),
     };
+    if cx.json() {
+        return Ok(model.to_owned());
+    }
     say(format!("model: {} ({why})", harmless(model)));
     if model == LOCAL {
         say(
@@ -67,16 +70,15 @@ fn on_path(program: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-/// Fetches the model when it is the local one and is not there yet.
-pub(crate) async fn fetch(client: &Client, model: &str) -> anyhow::Result<()> {
-    if model != LOCAL {
-        return Ok(());
-    }
-    let models: Vec<Model> = client.call("model:list", &json!({})).await?;
-    if models.iter().any(|model| model.path.is_some()) {
-        return Ok(());
-    }
-    pull(client, None).await.map(|_| ())
+/// Whether it was refused because the local model is not there yet, and can be fetched.
+pub(crate) fn is_missing(model: &str, refusal: &Error) -> bool {
+    let of_model = refusal.path.as_deref() == Some("model");
+    model == LOCAL && refusal.code == Code::NotFound && of_model
+}
+
+/// Fetches the local model.
+pub(crate) async fn fetch(cx: &Cx, client: &Client) -> anyhow::Result<()> {
+    pull(cx, client, None).await.map(|_| ())
 }
 
 /// `ksi model …`.
@@ -84,7 +86,7 @@ pub(crate) async fn model(cx: &Cx, verb: &ModelVerb) -> anyhow::Result<ExitCode>
     let client = cx.client().await?;
     match verb {
         ModelVerb::Pull { name } => {
-            let pulled = pull(&client, name.as_deref()).await?;
+            let pulled = pull(cx, &client, name.as_deref()).await?;
             if cx.json() {
                 json(&pulled)?;
             } else {
@@ -116,12 +118,19 @@ struct Model {
 }
 
 /// Fetches a model and shows how far it is.
-async fn pull(client: &Client, name: Option<&str>) -> anyhow::Result<Value> {
+async fn pull(cx: &Cx, client: &Client, name: Option<&str>) -> anyhow::Result<Value> {
+    let models: Vec<Model> = client.call("model:list", &json!({})).await?;
+    let asked_for = |model: &Model| name.is_none_or(|name| name == model.name);
+    let missing = models.iter().any(|model| asked_for(model) && model.path.is_none());
     let mut progress = client.subscribe(patterns(&["model:progress"])?, None).await?;
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let target =
+        if cx.json() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(None, target);
     let shape = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}";
     bar.set_style(ProgressStyle::with_template(shape)?);
-    say("fetching the local model, once");
+    if missing && !cx.json() {
+        say("fetching the local model, once");
+    }
     let request = json!({ "name": name });
     let pulled = client.call::<Value>("model:pull", &request);
     tokio::pin!(pulled);

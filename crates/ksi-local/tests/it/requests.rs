@@ -75,6 +75,14 @@ fn only_id_and_messages_must_be_there() {
 fn a_turn_longer_than_the_context_is_refused() {
     let reply = &ask(&[request(vec![message(Role::User, &"word ".repeat(9000))])])[0];
     assert_eq!(reply.error().code, "too_long");
+    let said = &reply.error().message;
+    assert!(said.starts_with("the prompt is too long for this model: "), "{said}");
+}
+
+#[test]
+fn a_request_of_more_than_a_megabyte_is_too_long_as_well() {
+    let reply = &ask(&[request(vec![message(Role::User, &"word ".repeat(300_000))])])[0];
+    assert_eq!(reply.error().code, "too_long");
 }
 
 #[test]

@@ -133,12 +133,17 @@ pub fn find(settings: &Settings, model: &str) -> Result<PathBuf> {
 fn check_gguf(path: &Path) -> Result<PathBuf> {
     let shown = path.display();
     let wrong = |why: String| {
-        Error::bad_params(format!("{shown}: {why}"))
+        Error::bad_params(format!("the model file {shown} cannot be used: {why}"))
             .at("model")
             .hint("`local:` wants the absolute path of a GGUF file")
     };
     if !path.is_absolute() {
         return Err(wrong("the path must be absolute".into()));
+    }
+    // Of a pipe nothing would come, and whoever waits for it would wait for ever.
+    let kind = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
+    if !kind.is_file() {
+        return Err(wrong("this is no file".into()));
     }
     let mut magic = [0; 4];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));

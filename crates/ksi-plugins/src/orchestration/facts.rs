@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, ops::AddAssign};
 
-use ksi_kernel::Fact;
+use ksi_kernel::{Code, Fact};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -77,11 +77,19 @@ pub struct Failed {
     pub orchestration_id: String,
     /// Which turn, and why.
     pub error: String,
+    /// What kind of failure.
+    #[serde(default = "unknown")]
+    #[schemars(with = "String")]
+    pub code: Code,
     /// What to try.
     pub hint: Option<String>,
     /// What came of it.
     #[serde(flatten)]
     pub totals: Totals,
+}
+
+fn unknown() -> Code {
+    Code::Internal
 }
 
 /// An orchestration ended early, as was asked for; its turns are in the transcript

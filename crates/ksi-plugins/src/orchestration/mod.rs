@@ -196,7 +196,7 @@ async fn start(settings: Arc<Settings>, cx: Ctx<Orchestrations>, req: Start) -> 
 
     let model = req.model.filter(|model| !model.trim().is_empty());
     let model = model.or_else(|| settings.default_model.clone()).unwrap_or_else(|| "local".into());
-    // Who has no such model says so, and which ones there are.
+    // Whether somebody has this model, and it can be asked.
     cx.call::<IgnoredAny>("completion:providers", &json!({ "model": model })).await?;
     let Caller { idempotency_key, .. } = cx.caller().clone();
     let chance = fastrand::u64(..);

@@ -324,8 +324,8 @@ mod tests {
                 state.end_requested(&EndRequested { orchestration_id, reason: None }, &stamp, out)
             }
             (Phase::Running, 1) => {
-                let (error, hint) = ("no".into(), None);
-                state.failed(&Failed { orchestration_id, error, hint, totals }, &stamp, out)
+                let (error, code, hint) = ("no".into(), ksi_kernel::Code::ProviderError, None);
+                state.failed(&Failed { orchestration_id, error, code, hint, totals }, &stamp, out)
             }
             (Phase::Running, _) if next <= all => {
                 state.turn_taken(&TurnTaken { orchestration_id, ..taken(next) }, &stamp, out)

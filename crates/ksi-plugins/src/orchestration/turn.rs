@@ -97,7 +97,8 @@ async fn fail(
     let why = format!("turn {} ({}): {error}", run.next_turn(), run.speaker().name);
     let totals = write(settings, cx, run, Some(format!("The orchestration failed: {why}"))).await?;
     let orchestration_id = run.started.orchestration_id.clone();
-    let failed = Failed { orchestration_id, error: why, hint: error.hint, totals };
+    let Error { code, hint, .. } = error;
+    let failed = Failed { orchestration_id, error: why, code, hint, totals };
     cx.decide(|_, _| Ok((Facts::one(failed), ()))).await
 }
 

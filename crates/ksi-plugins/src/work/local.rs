@@ -69,6 +69,10 @@ impl Provider for Local {
         }
     }
 
+    fn check(&self, model: &str) -> Result<(), Failure> {
+        self.shared.find(model).map(drop)
+    }
+
     fn complete(
         &self,
         request: Request,
@@ -178,7 +182,9 @@ fn outcome((text, done): (String, lines::Done)) -> Outcome {
 /// A failure as the child reports it.
 fn refused(error: lines::Trouble) -> Failure {
     match error.code.as_str() {
-        "bad_request" | "too_long" => Failure::permanent(Code::BadParams, error.message),
+        "bad_request" => Failure::permanent(Code::BadParams, error.message),
+        "too_long" => Failure::permanent(Code::BadParams, error.message)
+            .hint("give it a shorter prompt or topic, or ask for a shorter answer"),
         "model_not_found" | "model_unusable" => {
             Failure::permanent(Code::ProviderError, error.message).hint("run `ksi model pull`")
         }

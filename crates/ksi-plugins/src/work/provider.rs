@@ -199,6 +199,12 @@ pub trait Provider: Send + Sync + 'static {
     /// What it is.
     fn describe(&self) -> Description;
 
+    /// Refuses a model that cannot be asked, as far as a look at this machine tells: it costs
+    /// neither money nor time, and needs no network.
+    fn check(&self, _model: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Answers; dropping the future cancels the work behind it.
     fn complete(
         &self,

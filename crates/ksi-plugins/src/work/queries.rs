@@ -119,7 +119,7 @@ pub struct Listed {
 /// Lists the providers that can answer
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ListProviders {
-    /// Only the one that has this model; without one it is an error that names those there are.
+    /// Only the one that has this model; an error if nobody has it, or if it cannot be asked.
     #[serde(default)]
     pub model: Option<String>,
 }
@@ -243,7 +243,11 @@ pub async fn list(cx: Ctx<Work>, req: List) -> Result<Listed> {
 /// Answers `completion:providers`.
 pub fn providers(desk: &Desk, req: &ListProviders) -> Result<ProvidersListed> {
     let providers = match &req.model {
-        Some(model) => vec![which::choose(&desk.providers, Some(model), None)?.provider.describe()],
+        Some(model) => {
+            let choice = which::choose(&desk.providers, Some(model), None)?;
+            choice.check()?;
+            vec![choice.provider.describe()]
+        }
         None => desk.providers.describe(),
     };
     let default_model = desk.default_model.clone().unwrap_or_else(|| "local".into());

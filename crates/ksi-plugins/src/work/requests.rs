@@ -190,7 +190,6 @@ impl Desk {
         let now = cx.now();
         let choice =
             which::choose(&self.providers, ask.model.as_deref(), self.default_model.as_deref())?;
-        let gate = choice.provider.gate(&choice.model);
         let (instructions, messages) = said(ask.instructions, ask.prompt, ask.messages)?;
         let conversation_id = match ask.conversation_id.or(ask.session_id) {
             Some(id) => checked_name(id)?,
@@ -205,6 +204,13 @@ impl Desk {
         let retry = ask.retry.unwrap_or_default();
         retry.check()?;
         let key = ask.idempotency_key.or_else(|| cx.caller().idempotency_key.clone());
+        let idempotency = key.map(|key| hash(&cx.caller().origin.principal, &key));
+        // One that was accepted before is found, also when its model has gone since.
+        let known = |hash: &String| cx.peek(|work| work.known(hash, now).is_some());
+        if !idempotency.as_ref().map_or(Ok(false), known)? {
+            choice.check()?;
+        }
+        let gate = choice.provider.gate(&choice.model);
         Ok(Queued {
             request_id: new_id("req", now),
             conversation_id,
@@ -220,7 +226,7 @@ impl Desk {
             temperature: ask.temperature,
             avoid_repeats: ask.avoid_repeats,
             timeout_ms: ask.timeout_ms.unwrap_or(TIMEOUT_MS),
-            idempotency: key.map(|key| hash(&cx.caller().origin.principal, &key)),
+            idempotency,
             retry,
             client_id: ask.client_id,
             metadata: ask.metadata,

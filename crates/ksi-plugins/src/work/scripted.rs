@@ -117,6 +117,10 @@ impl Scripted {
         }
         Ok(self.folder.join(name).with_extension("yaml"))
     }
+
+    fn script(&self, model: &str) -> Result<Script, Failure> {
+        Script::read(&self.path(model)?)
+    }
 }
 
 impl Provider for Scripted {
@@ -132,9 +136,12 @@ impl Provider for Scripted {
         }
     }
 
+    fn check(&self, model: &str) -> Result<(), Failure> {
+        self.script(model).map(drop)
+    }
+
     fn gate(&self, model: &str) -> Gate {
-        let script = self.path(model).and_then(|path| Script::read(&path));
-        let limit = script.map_or(CONCURRENCY, |script| script.concurrency);
+        let limit = self.script(model).map_or(CONCURRENCY, |script| script.concurrency);
         Gate { name: model.to_owned(), limit }
     }
 
@@ -157,8 +164,14 @@ impl Script {
     fn read(path: &Path) -> Result<Script, Failure> {
         let unusable = |why: String| {
             let shown = path.display();
-            Failure::permanent(Code::ProviderError, format!("script {shown} is unusable: {why}"))
+            Failure::permanent(Code::BadParams, format!("script {shown} is unusable: {why}"))
+                .hint("mend it, or name another: `scripted:/path/script.yaml`, or `scripted/NAME`")
         };
+        // Of a pipe nothing would come, and whoever waits for it would wait for ever.
+        let kind = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
+        if !kind.is_file() {
+            return Err(unusable("this is no file".to_owned()));
+        }
         let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
         serde_saphyr::from_str(&text).map_err(|error| unusable(error.to_string()))
     }
@@ -181,7 +194,8 @@ impl Script {
     async fn answer(&self, request: &Request, sink: &dyn Sink) -> Result<Outcome, Failure> {
         let Some(rule) = self.rules.iter().find(|rule| rule.fits(request)) else {
             let why = "no rule of the script fits this request";
-            return Err(Failure::permanent(Code::ProviderError, why));
+            return Err(Failure::permanent(Code::ProviderError, why)
+                .hint("a rule without `when`, `turn` and `attempts` fits every request"));
         };
         if let Some(fail) = rule.fail.as_ref().filter(|fail| fail.is_due(request)) {
             return Err(fail.failure());

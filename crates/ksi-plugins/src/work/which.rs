@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use ksi_kernel::{Code, Error, Result};
 
-use super::provider::{Provider, Providers};
+use super::{
+    facts::Reason,
+    provider::{Provider, Providers},
+};
 
 /// What answers when neither request nor config names a model: free, and on this machine.
 const FALLBACK: &str = "local";
@@ -20,6 +23,15 @@ pub(super) struct Choice {
     pub(super) name: String,
     /// The provider.
     pub(super) provider: Arc<dyn Provider>,
+}
+
+impl Choice {
+    /// Refuses a model that cannot be asked, as far as this machine tells.
+    pub(super) fn check(&self) -> Result<()> {
+        let checked = self.provider.check(&self.model);
+        let refused = |failure| Error::from(Reason::from(failure)).at("model").retryable(false);
+        checked.map_err(refused)
+    }
 }
 
 /// Chooses the model that a request gets.

@@ -1,15 +1,10 @@
 //! What is printed of an orchestration, and what has been.
 
-use std::process::ExitCode;
-
-use ksi_protocol::Pushed;
+use ksi_protocol::{Code, Error, Pushed, Result as Reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{
-    fail::FAILED,
-    output::{bold, duration, harmless, say},
-};
+use crate::output::{bold, duration, harmless, say};
 
 #[derive(Debug, Deserialize)]
 struct Turn {
@@ -34,6 +29,13 @@ struct Finished {
     cost_usd: f64,
     duration_ms: u64,
     transcript: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failed {
+    error: String,
+    code: Option<Code>,
+    hint: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,10 +68,6 @@ impl Screen {
         Screen { id, json, streaming: None, seen, out: String::new() }
     }
 
-    pub(super) fn id(&self) -> &str {
-        &self.id
-    }
-
     /// The last fact that was shown.
     pub(super) fn seen(&self) -> u64 {
         self.seen
@@ -80,8 +78,8 @@ impl Screen {
         std::mem::take(&mut self.out)
     }
 
-    /// Shows an event, if it is one of this orchestration; the last one brings the exit code.
-    pub(super) fn show(&mut self, event: &Pushed) -> anyhow::Result<Option<ExitCode>> {
+    /// Shows an event, if it is one of this orchestration; the last one brings how it ended.
+    pub(super) fn show(&mut self, event: &Pushed) -> anyhow::Result<Option<Reply<()>>> {
         let data: Value = serde_json::from_str(event.data.get())?;
         self.seen = event.seq.unwrap_or(self.seen);
         match event.event.as_str() {
@@ -93,7 +91,7 @@ impl Screen {
         Ok(None)
     }
 
-    fn fact(&mut self, event: &Pushed, data: Value) -> anyhow::Result<Option<ExitCode>> {
+    fn fact(&mut self, event: &Pushed, data: Value) -> anyhow::Result<Option<Reply<()>>> {
         if self.json {
             let line = json!({ "event": event.event, "data": data, "seq": event.seq });
             self.out.push_str(&format!("{line}\n"));
@@ -102,19 +100,18 @@ impl Screen {
             "orchestration:turn_taken" => self.turn(&serde_json::from_value(data)?),
             "orchestration:finished" => {
                 self.finished(&serde_json::from_value(data)?);
-                return Ok(Some(ExitCode::SUCCESS));
+                return Ok(Some(Ok(())));
             }
             "orchestration:failed" => {
-                say(format!("\nerror: {}", data["error"].as_str().unwrap_or("it failed")));
-                if let Some(hint) = data["hint"].as_str() {
-                    say(format!("hint: {hint}"));
-                }
-                say(format!("what was said: ksi describe orchestration {}", self.id));
-                return Ok(Some(ExitCode::from(FAILED)));
+                let Failed { error, code, hint } = serde_json::from_value(data)?;
+                let error = Error::new(code.unwrap_or(Code::Internal), error);
+                return Ok(Some(Err(Error { hint, ..error })));
             }
             "orchestration:terminated" => {
-                say("\nit was terminated");
-                return Ok(Some(ExitCode::from(FAILED)));
+                let reason =
+                    data["reason"].as_str().map_or(String::new(), |why| format!(": {why}"));
+                let why = format!("the orchestration was terminated{reason}");
+                return Ok(Some(Err(Error::new(Code::Cancelled, why))));
             }
             _ => {}
         }
@@ -162,6 +159,9 @@ impl Screen {
     }
 
     fn retrying(&self, data: &Value) {
+        if self.json {
+            return;
+        }
         if data["conversation_id"].as_str().and_then(|id| self.speaker(id)).is_some() {
             let reason = data["reason"].as_str().unwrap_or("it failed");
             let delay = duration(data["delay_ms"].as_u64().unwrap_or(0));

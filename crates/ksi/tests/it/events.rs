@@ -121,7 +121,46 @@ fn discover_lists_a_namespace_and_shows_an_event() {
     assert!(event.contains("key: string (required)"), "{event}");
     let json = home.json(&["discover", "-o", "json"]);
     assert_eq!(json["total"].as_u64().unwrap() as usize, json["events"].as_object().unwrap().len());
-    assert_eq!(home.ksi(&["discover", "state:nothing"]).status.code(), Some(1));
+}
+
+#[test]
+fn how_many_facts_are_read_at_once_is_1_to_1000() {
+    let home = Home::new();
+    for key in ["key=a", "key=b"] {
+        home.ok(&["emit", "state:set", key, "value=1"]);
+    }
+    let read = |limit: &str| home.ksi(&["emit", "monitor:get_events", limit, "-o", "json"]);
+    for (limit, count) in [("limit=1", 1), ("limit=1000", 2)] {
+        let events: Value = serde_json::from_slice(&read(limit).stdout).unwrap();
+        assert_eq!(events["count"], count);
+    }
+    for limit in ["limit=0", "limit=1001", "limit=99999"] {
+        let said: Value = serde_json::from_slice(&read(limit).stderr).unwrap();
+        let error = &said["error"];
+        assert_eq!((&error["code"], &error["path"]), (&json!("bad_params"), &json!("limit")));
+        assert!(error["message"].as_str().unwrap().contains("1 to 1000"), "{said}");
+    }
+}
+
+#[test]
+fn who_sends_an_event_that_nobody_owns_is_told_what_listener_it_needs() {
+    let home = Home::new();
+    let output = home.ksi(&["emit", "shop:opened"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("exactly `shop:opened` or on `shop:*`"), "{said}");
+    let (_, command) = said.split_once("ksi listen '").unwrap();
+    let (pattern, _) = command.split_once('\'').unwrap();
+    let mut listen = home.command(&["listen", pattern]).spawn().unwrap();
+    // Once it is subscribed, the event is delivered; before, it is refused as above.
+    while !home.ksi(&["emit", "shop:opened", "at=9"]).status.success() {
+        assert!(listen.try_wait().unwrap().is_none(), "it listens no more");
+    }
+    let mut line = String::new();
+    BufReader::new(listen.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("shop:opened") && line.contains("9"), "{line}");
+    home.ok(&["stop"]);
+    listen.wait().unwrap();
 }
 
 #[test]

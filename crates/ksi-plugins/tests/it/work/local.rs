@@ -100,6 +100,7 @@ async fn a_refused_question_leaves_the_process_in_its_place() {
     let first = say(&daemon, &model, "hello").await.unwrap();
     let error = say(&daemon, &model, "refuse").await.unwrap_err();
     assert_eq!(error.message, "too long for me");
+    assert!(error.hint.unwrap().contains("shorter prompt or topic"));
     let second = say(&daemon, &model, "again").await.unwrap();
     assert_eq!(pid_of(&first), pid_of(&second));
 }

@@ -131,9 +131,12 @@ async fn each_piece_of_an_answer_says_how_many_bytes_came_before_it() {
 #[tokio::test]
 async fn asked_for_a_model_the_providers_say_who_has_it() {
     let daemon = Daemon::start(ECHO);
-    let asked = json!({ "model": "scripted/a" });
+    let asked = json!({ "model": "scripted/script" });
     let found = daemon.call("completion:providers", asked).await.unwrap();
     assert_eq!((&found["count"], &found["providers"][0]["name"]), (&json!(1), &json!("scripted")));
+    let asked = json!({ "model": "scripted/gone" });
+    let error = daemon.call("completion:providers", asked).await.unwrap_err();
+    assert!(error.message.contains("gone.yaml"), "{error}");
     let asked = json!({ "model": "chatty" });
     let error = daemon.call("completion:providers", asked).await.unwrap_err();
     assert!(error.hint.unwrap().contains("local, scripted"));
@@ -200,6 +203,17 @@ async fn the_same_key_of_the_same_caller_is_the_same_request() {
     assert_ne!(other["request_id"], first["request_id"]);
     let same = daemon.call_as(agent, "completion:sync", ask).await.unwrap();
     assert_eq!(other["request_id"], same["request_id"]);
+}
+
+#[tokio::test]
+async fn a_request_is_found_by_its_key_also_when_its_model_has_gone() {
+    let daemon = Daemon::start(ECHO);
+    let ask = json!({ "prompt": "hello", "idempotency_key": "turn 1" });
+    let first = daemon.call("completion:sync", ask.clone()).await.unwrap();
+    std::fs::remove_file(daemon.folder.path().join("script.yaml")).unwrap();
+    assert_eq!(daemon.call("completion:sync", ask).await, Ok(first));
+    let other = daemon.call("completion:sync", json!({ "prompt": "hello" })).await;
+    assert_eq!(other.unwrap_err().path.as_deref(), Some("model"));
 }
 
 #[tokio::test]

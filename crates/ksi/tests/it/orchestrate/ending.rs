@@ -159,6 +159,30 @@ fn when_nobody_reads_any_more_it_says_that_the_orchestration_goes_on() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
+    goes_on(&home, &said);
+}
+
+#[test]
+fn when_there_is_no_room_for_what_is_said_it_says_that_the_orchestration_goes_on() {
+    let home = Home::new();
+    let (model, _) = home.script(STUCK);
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = home.command(&["orchestrate", "x", "--model", &model]);
+    let output = command.stdout(full()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
+    goes_on(&home, &said);
+    command.args(["-o", "json"]);
+    let output = command.stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said: Value = serde_json::from_slice(&output.stderr).unwrap();
+    let text = |name: &str| said["error"][name].as_str().unwrap().replace("; ", "\n");
+    goes_on(&home, &format!("{}\n{}", text("message"), text("hint")));
+}
+
+/// It says that the orchestration goes on, how to look at it and how to end it; and so it is.
+fn goes_on(home: &Home, said: &str) {
     assert!(said.contains("the orchestration goes on"), "{said}");
     let command = |before: &str| -> Vec<String> {
         let (_, line) = said.split_once(before).unwrap_or_else(|| panic!("{said}"));
