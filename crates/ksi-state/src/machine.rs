@@ -274,6 +274,6 @@ fn parse<F: Fact>(record: &Record) -> Result<F, Fault> {
 }
 
 /// Turns a panic into a fault: plugin code may be wrong, the sequencer must go on.
-pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Fault> {
+pub fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| Fault::of_panic(&*panic))
 }
