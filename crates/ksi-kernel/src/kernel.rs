@@ -234,12 +234,14 @@ impl Kernel {
         self.0.ring.publish([Event::signal(name, self.clock().now(), data)]);
     }
 
-    /// For each durable batch: first its wants, then the ring; the replies follow.
+    /// For each durable batch: first the ring, then its wants; the replies follow.
+    ///
+    /// So what an effect says is heard behind the facts that led to it.
     fn committed(&self, news: Committed) {
         match news {
             Committed::Batch(batch) => {
-                self.0.effects.apply(batch.wants);
                 self.0.ring.publish(batch.records.into_iter().map(Event::fact));
+                self.0.effects.apply(batch.wants);
             }
             Committed::Rebuilt(wants) => {
                 tracing::error!("the journal had no room; what was not on disk is forgotten");

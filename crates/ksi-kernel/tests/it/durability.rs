@@ -57,6 +57,39 @@ async fn an_error_waits_for_what_it_was_based_on() {
     }
 }
 
+/// Facts in one commit, their effects and what these say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_effect_says_is_heard_behind_every_fact_of_the_commit_that_led_to_it() {
+    const MANY: usize = 500;
+    let bench = Bench::new();
+    let mut listener = bench.listen(&["note:added", "job:added", "job:progress"]);
+    bench.journal.freeze();
+    let mut requests: Vec<_> = (0..=MANY)
+        .map(|n| match n {
+            0 => ("note:add", json!({ "about": "x", "text": "fills the first commit" })),
+            n => ("job:add", json!({ "id": format!("tell-{n}") })),
+        })
+        .map(|(event, data)| {
+            let data = to_raw_value(&data).unwrap();
+            let mut request = Box::pin(bench.kernel.call(Caller::new("operator"), event, data));
+            assert!(request.as_mut().now_or_never().is_none());
+            if event == "note:add" {
+                bench.wait_frozen();
+            }
+            request
+        })
+        .collect();
+    bench.journal.thaw();
+    assert_eq!(heard(&mut listener).await.name(), "note:added");
+    for n in 0..MANY {
+        assert_eq!(heard(&mut listener).await.name(), "job:added", "after {n} facts");
+    }
+    assert_eq!(heard(&mut listener).await.name(), "job:progress");
+    for request in requests.drain(..) {
+        within(request).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_one_batch_is_durable_no_effect_of_the_next_starts_or_stops() {
     let mut bench = Bench::new();
