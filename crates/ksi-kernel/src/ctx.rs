@@ -79,13 +79,8 @@ impl<S: State> Ctx<S> {
         let sequencer = &self.kernel.0.sequencer;
         let reply = sequencer.decide(self.plugin, &by, self.now(), decide, done);
         let reply = reply.map_err(|refusal| refused(&refusal))?;
-        let why = match wait.await {
-            Ok(Ok(())) => return reply,
-            Ok(Err(lost)) => lost.to_string(),
-            Err(_) => "the daemon is ending".to_owned(),
-        };
-        Err(Error::unavailable(format!("the outcome is unknown: {why}"))
-            .hint("ask for the state before you try again, or use an idempotency key"))
+        let ended = |_| Err(Refused::Lost("the daemon is ending".to_owned()));
+        wait.await.unwrap_or_else(ended).map_err(|refusal| refused(&refusal)).and(reply)
     }
 
     /// Reads the state as of its last durable fact or later, and waits until that is durable.
@@ -167,5 +162,8 @@ fn refused(refused: &Refused) -> Error {
         Refused::Stale => Error::conflict(why),
         Refused::Unserializable { .. } => Error::internal(why),
         Refused::Closed => Error::shutdown(),
+        Refused::Full => Error::unavailable(why).hint("make room and try again"),
+        Refused::Lost(_) => Error::unavailable(why)
+            .hint("ask for the state before you try again, or use an idempotency key"),
     }
 }

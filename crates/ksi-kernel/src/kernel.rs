@@ -6,10 +6,8 @@ use std::{future::ready, thread::JoinHandle, time::Duration};
 
 use ksi_protocol::{Error, EventDoc, Raw, Result};
 use ksi_ring::{Event, Listener, News, Ring};
-use ksi_runtime::{BoxFuture, Clock, EffectFailed, Effects, Replies, Run, Tasks, caught};
-use ksi_state::{
-    By, Committed, Facts, Fault, Journal, JournalError, Lost, PluginId, Seq, Sequencer,
-};
+use ksi_runtime::{BoxFuture, Clock, EffectFailed, Effects, Replies, Run, Tasks, caught, room};
+use ksi_state::{By, Committed, Facts, Fault, Journal, JournalError, PluginId, Seq, Sequencer};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
@@ -53,7 +51,7 @@ pub(crate) struct Core {
     closed: AtomicBool,
     stop: watch::Sender<bool>,
     broken: AtomicBool,
-    pub(crate) replies: Replies<Result<(), Lost>>,
+    pub(crate) replies: Replies<Result<(), ksi_state::Refused>>,
 }
 
 /// What a kernel is made of.
@@ -76,10 +74,11 @@ impl Kernel {
     ///
     /// Must be called on a tokio runtime, which runs everything that the kernel owns.
     pub fn start(Setup { plugins, journal, clock, guards }: Setup) -> Result<Kernel, StartError> {
-        let own = Plugin::<()>::new("kernel").fact::<EffectFailed>().into();
-        let plugins =
-            [own].into_iter().chain(plugins).map(|plugin: AnyPlugin| (plugin.0, plugin.1));
-        let (machines, mut plugins): (Vec<_>, Vec<_>) = plugins.unzip();
+        let own = Plugin::<()>::new("kernel").fact::<EffectFailed>();
+        let own = own.signal::<room::Full>(room::FULL);
+        let own = own.signal::<room::Recovered>(room::RECOVERED).into();
+        let all = [own].into_iter().chain(plugins).map(|plugin: AnyPlugin| (plugin.0, plugin.1));
+        let (machines, mut plugins): (Vec<_>, Vec<_>) = all.unzip();
         let names: Vec<_> = plugins.iter().map(|plugin| plugin.name).collect();
         if let Some(id) = (1..names.len()).find(|id| names[..*id].contains(&names[*id])) {
             return Err(StartError::Twice(names[id]));
@@ -102,10 +101,6 @@ impl Kernel {
             stop: watch::Sender::new(false),
             broken: AtomicBool::new(false),
         }));
-        let writer = kernel.clone();
-        let write = move || while writer.0.sequencer.commit(&|news| writer.committed(news)) {};
-        let thread = std::thread::Builder::new().name("journal".into()).spawn(write)?;
-        *kernel.0.writer.lock() = Some(thread);
         for (id, plugin) in kernel.0.plugins.iter().enumerate() {
             for (index, (pattern, _)) in plugin.watchers.iter().enumerate() {
                 let listener = kernel.listener();
@@ -114,7 +109,12 @@ impl Kernel {
             }
         }
         kernel.tasks().spawn("timer", kernel.0.effects.clone().keep_time());
-        kernel.0.effects.replace(wants);
+        kernel.0.effects.apply(wants);
+        kernel.0.sequencer.try_commit(&|news| kernel.committed(news));
+        let writer = kernel.clone();
+        let write = move || while writer.0.sequencer.commit(&|news| writer.committed(news)) {};
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(write)?;
+        *kernel.0.writer.lock() = Some(thread);
         Ok(kernel)
     }
 
@@ -206,12 +206,11 @@ impl Kernel {
         core.closed.store(true, Ordering::Release);
         core.closing.send_replace(true);
         let _ = timeout(grace, async {
-            for (id, plugin) in core.plugins.iter().enumerate().rev() {
-                let Some(stop) = &plugin.stopper else { continue };
+            for (id, Parts { name, stopper, .. }) in core.plugins.iter().enumerate().rev() {
+                let Some(stop) = stopper else { continue };
                 let cx = Ctx::new(self.clone(), PluginId(id), Caller::system());
-                if let Err(Fault(why)) = caught(async { stop(cx, ()).await }).await {
-                    tracing::error!(plugin = plugin.name, why, "could not stop");
-                }
+                let end = caught(async { stop(cx, ()).await }).await;
+                end.unwrap_or_else(|Fault(why)| tracing::error!(plugin = name, why, "cannot stop"));
             }
             core.effects.drain().await;
         })
@@ -234,16 +233,23 @@ impl Kernel {
         self.0.ring.publish([Event::signal(name, self.clock().now(), data)]);
     }
 
-    /// For each durable batch: first its wants, then the ring; the replies follow.
+    /// For each durable batch: first the ring, then its wants; the replies follow.
+    ///
+    /// So what an effect says is heard behind the facts that led to it.
     fn committed(&self, news: Committed) {
+        let cx = || Ctx::<()>::new(self.clone(), PluginId(0), Caller::system());
         match news {
             Committed::Batch(batch) => {
-                self.0.effects.apply(batch.wants);
                 self.0.ring.publish(batch.records.into_iter().map(Event::fact));
+                self.0.effects.apply(batch.wants);
             }
-            Committed::Rebuilt(wants) => {
-                tracing::error!("the journal had no room; what was not on disk is forgotten");
-                self.0.effects.replace(wants);
+            Committed::Full(wants) => {
+                self.0.effects.hold(wants);
+                cx().signal(room::FULL, &room::Full {});
+            }
+            Committed::Room => {
+                cx().signal(room::RECOVERED, &room::Recovered {});
+                self.0.effects.go_on();
             }
             Committed::Broken(error) => {
                 tracing::error!(%error, "the journal failed; the daemon ends");
@@ -269,8 +275,7 @@ impl ksi_runtime::Performer for Core {
     fn perform(self: Arc<Self>, run: Run) -> BoxFuture<Result<(), String>> {
         Box::pin(async move {
             let (id, key) = run.place.clone();
-            let perform = self.plugins[id.0].performer.as_ref();
-            let perform = perform.ok_or("its plugin runs no effects")?;
+            let perform = self.plugins[id.0].performer.as_ref().ok_or("its plugin runs nothing")?;
             let caller = Caller { effect: Some((key, run.epoch)), ..Caller::system() };
             let cx = Ctx::new(Kernel(self.clone()), id, caller);
             perform(cx, run).await.map_err(|error| error.to_string())
@@ -282,8 +287,6 @@ impl ksi_runtime::Performer for Core {
         let decide = |(): &(), _| (Facts::one(failure), ());
         let now = self.effects.clock().now();
         let recorded = self.sequencer.decide(PluginId(0), &by, now, decide, Box::new(|_| {}));
-        if let Err(error) = recorded {
-            tracing::warn!(%error, "the failure could not be recorded");
-        }
+        recorded.unwrap_or_else(|error| tracing::warn!(%error, "the failure is not recorded"));
     }
 }

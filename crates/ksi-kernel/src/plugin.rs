@@ -137,10 +137,13 @@ impl<S: State> Plugin<S> {
 }
 
 async fn unless_it_panics(event: &str, answer: impl Future<Output = Result<Raw>>) -> Result<Raw> {
-    caught(answer).await.unwrap_or_else(|Fault(why)| {
-        tracing::error!(event, why, "a handler panicked");
-        Err(Error::new(Code::Panicked, format!("the handler of `{event}` {why}")))
-    })
+    caught(answer).await.unwrap_or_else(|fault| Err(panicked("the handler", event, fault)))
+}
+
+/// What becomes of a request when plugin code on its way panics.
+pub(crate) fn panicked(who: &str, event: &str, Fault(why): Fault) -> Error {
+    tracing::error!(event, why, "{who} panicked");
+    Error::new(Code::Panicked, format!("{who} of `{event}` {why}"))
 }
 
 #[cfg(any(test, feature = "testing"))]

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, future::ready};
 
 use ksi_protocol::{Code, Error, EventDoc, Raw, Result, check_event_name};
 use ksi_runtime::BoxFuture;
-use ksi_state::PluginId;
+use ksi_state::{PluginId, catch};
 
 use crate::ctx::{Caller, Ctx, raw};
 use crate::kernel::{Kernel, StartError};
-use crate::plugin::{Handler, Parts};
+use crate::plugin::{Handler, Parts, panicked};
 
 /// Says whether a caller may send an event; asked before every dispatch, an error ends the request.
 pub type Guard = Box<dyn Fn(&Caller, &str) -> Result<()> + Send + Sync>;
@@ -53,7 +53,8 @@ impl Router {
 
     /// Whether the caller may send this, and who answers it.
     fn route(&self, caller: &Caller, event: &str) -> Result<Option<(PluginId, &Handler)>> {
-        self.guards.iter().try_for_each(|guard| guard(caller, event))?;
+        let asked = || self.guards.iter().try_for_each(|guard| guard(caller, event));
+        catch(asked).unwrap_or_else(|fault| Err(panicked("a guard", event, fault)))?;
         match self.routes.get(event) {
             None => Ok(None),
             Some(Route { plugin, handler: Some(handler), .. }) => Ok(Some((*plugin, handler))),

@@ -26,6 +26,7 @@ struct Subscribe {
     #[schemars(with = "Vec<String>")]
     event_patterns: Vec<Pattern>,
     /// Facts behind this sequence number come first; without it, only what happens from now on.
+    /// What another subscription of the connection has delivered already comes again.
     #[serde(default)]
     since: Option<u64>,
 }

@@ -390,11 +390,21 @@ impl Ear {
         only.is_none_or(|only| only == first.because).then_some(first.because)
     }
 
-    /// An ended subscription is forgotten once it has nothing left that others may still want.
+    /// An ended subscription is kept only while there is something to read that another, which
+    /// asked for the past, may have left to it: so there are no more of them than were live at once
+    /// when a subscription that still is began.
     fn forget_ended(&mut self) {
-        if self.unread.is_none() && self.catch_up.iter().all(|stretch| stretch.only.is_some()) {
-            self.filters.retain(|filter| filter.ended.is_none());
+        if self.filters.iter().all(|filter| filter.ended.is_none()) {
+            return;
         }
+        let unread = self.unread.is_some() || self.catch_up.iter().any(|it| it.only.is_none());
+        let asks = |filter: &&Filter| filter.ended.is_none() && filter.from < filter.joined;
+        let askers: Vec<_> = self.filters.iter().filter(asks).map(|asker| asker.because).collect();
+        let left_to = |filter: &Filter, last: Because| {
+            askers.iter().any(|asker| filter.because < *asker && *asker <= last)
+        };
+        self.filters
+            .retain(|filter| filter.ended.is_none_or(|last| unread && left_to(filter, last)));
     }
 
     /// The next page of a stretch.
@@ -427,12 +437,48 @@ impl Ear {
 
 #[cfg(test)]
 mod tests {
-    use ksi_state::Millis;
+    use ksi_state::{Millis, Origin};
 
     use super::*;
 
     fn signal(name: &str) -> Event {
         Event::signal(name, Millis(1), Box::default())
+    }
+
+    fn fact(seq: u64, name: &'static str) -> Event {
+        Event::fact(Arc::new(Record {
+            seq: Seq(seq),
+            at: Millis(1),
+            name: name.into(),
+            version: 1,
+            subject: "x".into(),
+            origin: Arc::new(Origin::default()),
+            data: Box::default(),
+        }))
+    }
+
+    #[test]
+    fn who_begins_and_ends_subscriptions_without_reading_is_remembered_with_a_few_of_them() {
+        let ring = Ring::default();
+        let (id, _) = ring.register();
+        let pattern = || vec![Pattern::parse("a:*").unwrap()];
+        let kept = || ring.shelf().ears[&id].filters.len();
+        ring.subscribe(id, pattern(), None);
+        ring.publish([fact(1, "a:b")]);
+        let mut before = ring.subscribe(id, pattern(), Some(Seq(0))).0;
+        for seq in 2..1_000 {
+            // Each begins before the one before it ends, which may have to deliver what it left.
+            let (next, _) = ring.subscribe(id, pattern(), Some(Seq(0)));
+            ring.publish([fact(seq, "a:b")]);
+            assert!(ring.unsubscribe(id, before));
+            before = next;
+            assert!(kept() <= 3, "{} after {seq}", kept());
+        }
+        for _ in 0..1_000 {
+            let (number, _) = ring.subscribe(id, pattern(), None);
+            assert!(ring.unsubscribe(id, number));
+            assert!(kept() <= 3, "{}", kept());
+        }
     }
 
     #[test]

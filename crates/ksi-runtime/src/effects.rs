@@ -79,14 +79,16 @@ struct Inner {
 }
 
 impl Effects {
-    /// Nothing runs yet; `plugins` are their names by place.
+    /// Nothing starts before [`Effects::go_on`]; `plugins` are their names by place.
     pub fn new(
         plugins: Vec<&'static str>,
         performer: Weak<dyn Performer>,
         tasks: Tasks,
         clock: Clock,
     ) -> Self {
-        let (inner, rearm, ended) = (Mutex::default(), Notify::new(), Notify::new());
+        let mut inner = Inner::default();
+        inner.runs.hold();
+        let (inner, rearm, ended) = (Mutex::new(inner), Notify::new(), Notify::new());
         Effects(Arc::new(Shared { plugins, performer, tasks, clock, inner, rearm, ended }))
     }
 
@@ -97,9 +99,23 @@ impl Effects {
         }
     }
 
-    /// Takes the complete set of what is wanted.
-    pub fn replace(&self, wants: Wants) {
-        self.change(|runs, now| runs.replace(wants, now));
+    /// Takes the complete set of what is wanted, and starts none of it before [`Effects::go_on`]:
+    /// the journal has no room for how it would end, and a second run may cost as much again.
+    pub fn hold(&self, wants: Wants) {
+        tracing::error!(
+            "the journal's disk is full; what was not on it is forgotten, effects wait"
+        );
+        self.change(|runs, now| {
+            runs.hold();
+            runs.replace(wants, now)
+        });
+        self.0.ended.notify_waiters();
+    }
+
+    /// Starts what is wanted: the journal has room.
+    pub fn go_on(&self) {
+        tracing::info!("the journal has room");
+        self.change(Runs::go_on);
     }
 
     /// The owner of the tasks they run in.
@@ -132,13 +148,13 @@ impl Effects {
         }
     }
 
-    /// None starts any more; returns when none runs.
+    /// None starts any more; returns when none runs, or when none could say how it ended.
     pub async fn drain(&self) {
         self.0.inner.lock().draining = true;
         self.0.rearm.notify_one();
         loop {
             let ended = self.0.ended.notified();
-            if self.running() == 0 {
+            if self.running() == 0 || self.0.inner.lock().runs.is_held() {
                 return;
             }
             ended.await;

@@ -1,11 +1,13 @@
 //! What runs, and when: clock, owned tasks, and the effects that states want.
 //!
 //! In reading order: `clock`, where time comes from; `tasks`, who owns what is spawned; `runs`,
-//! what should run, pure; `effects`, which starts and stops it; `replies`, who is told of the end.
+//! what should run, pure; `effects`, which starts and stops it; `room`, what is told when the disk
+//! is full; `replies`, who is told of the end.
 
 mod clock;
 mod effects;
 mod replies;
+pub mod room;
 mod runs;
 mod tasks;
 #[cfg(any(test, feature = "testing"))]

@@ -51,6 +51,8 @@ struct Run {
 pub struct Runs {
     runs: BTreeMap<Place, Run>,
     due: BTreeSet<(Millis, Place)>,
+    /// What comes due waits.
+    held: bool,
 }
 
 /// The pause before a run that failed without a fact is tried again, doubled each time.
@@ -91,6 +93,22 @@ impl Runs {
         actions
     }
 
+    /// Starts nothing until [`Runs::go_on`]; what runs goes on.
+    pub fn hold(&mut self) {
+        self.held = true;
+    }
+
+    /// Whether what comes due waits.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Starts again what comes due, and what has meanwhile.
+    pub fn go_on(&mut self, now: Millis) -> Vec<Action> {
+        self.held = false;
+        self.due(now)
+    }
+
     /// A run is over, whether it was stopped, succeeded, failed or panicked.
     pub fn ended(&mut self, place: &Place, now: Millis) -> (Ended, Vec<Action>) {
         let Some(run) = self.runs.get_mut(place) else { return (Ended::Done, Vec::new()) };
@@ -117,7 +135,7 @@ impl Runs {
     /// Starts what has come due.
     pub fn due(&mut self, now: Millis) -> Vec<Action> {
         let mut actions = Vec::new();
-        while self.due.first().is_some_and(|(at, _)| *at <= now) {
+        while self.next_due().is_some_and(|at| at <= now) {
             let Some((_, place)) = self.due.pop_first() else { break };
             if let Some((epoch, _, effect)) = self.runs.get(&place).and_then(|r| r.wanted.clone()) {
                 self.start(place, epoch, effect, &mut actions);
@@ -126,9 +144,9 @@ impl Runs {
         actions
     }
 
-    /// When something comes due next.
+    /// When something starts next.
     pub fn next_due(&self) -> Option<Millis> {
-        self.due.first().map(|(at, _)| *at)
+        self.due.first().map(|(at, _)| *at).filter(|_| !self.held)
     }
 
     /// Every run that is wanted, with its epoch.
@@ -179,7 +197,7 @@ impl Runs {
         now: Millis,
         actions: &mut Vec<Action>,
     ) {
-        if at > now {
+        if at > now || self.held {
             self.runs.entry(place.clone()).or_default().armed = Some(at);
             self.due.insert((at, place));
         } else {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use ksi_state::{
-    AnyEffect, AppendError, By, Committed, Facts, Journal, Lost, Machine, Millis, Origin, PluginId,
+    AnyEffect, AppendError, By, Committed, Facts, Journal, Machine, Millis, Origin, PluginId,
     Query, Refused, Seq, Sequencer, State, Wants, testing::memory::MemoryJournal,
 };
 
@@ -74,7 +74,7 @@ pub struct Running {
 
 /// What became of each decision that had facts: how many, and whether they were promised or lost.
 #[derive(Debug, Default)]
-struct Ledger(BTreeMap<String, (usize, Option<Result<(), Lost>>)>);
+struct Ledger(BTreeMap<String, (usize, Option<Result<(), Refused>>)>);
 
 /// Machines and runs over a journal in memory, all on one thread.
 pub struct World {
@@ -105,7 +105,7 @@ impl World {
             decisions: 0,
             failures: 0,
         };
-        world.replace(wants);
+        world.begin(wants, script);
         world
     }
 
@@ -207,13 +207,23 @@ impl World {
                     let actions = self.runs.apply(batch.wants, self.now);
                     self.act(actions);
                 }
-                Committed::Rebuilt(wants) => self.replace(wants),
+                Committed::Full(wants) => self.hold(wants),
+                Committed::Room => {
+                    let actions = self.runs.go_on(self.now);
+                    self.act(actions);
+                }
                 Committed::Broken(_) => self.crash(script),
             }
         }
     }
 
-    fn replace(&mut self, wants: Wants) {
+    fn begin(&mut self, wants: Wants, script: &impl Script) {
+        self.hold(wants);
+        self.commit(script);
+    }
+
+    fn hold(&mut self, wants: Wants) {
+        self.runs.hold();
         let actions = self.runs.replace(wants, self.now);
         self.act(actions);
     }
@@ -224,7 +234,7 @@ impl World {
         let (sequencer, wants) = Sequencer::open(script.machines(), journal).unwrap();
         (self.sequencer, self.runs) = (sequencer, Runs::default());
         self.running.clear();
-        self.replace(wants);
+        self.begin(wants, script);
     }
 
     fn end(&mut self, place: &Place) {

@@ -7,7 +7,7 @@ use crate::fact::{Millis, Record, Seq};
 /// What one append writes; all of it or nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Append<'a> {
-    /// The facts, in order, without a gap.
+    /// The facts, in order, without a gap; none to learn whether there would be room for some.
     pub records: &'a [Arc<Record>],
     /// The last fact that the journal must hold at present.
     pub expect: Seq,
@@ -27,7 +27,7 @@ pub enum AppendError {
         found: Seq,
     },
     /// No room; nothing was written.
-    #[error("no room for the journal: {0}")]
+    #[error("the journal has no room: {0}")]
     Full(String),
     /// Writing failed; what is on disk is unknown.
     #[error(transparent)]
@@ -75,6 +75,7 @@ impl Query {
     }
 
     /// The newest facts, newest first.
+    #[cfg(any(test, feature = "testing"))]
     pub fn tail(limit: usize) -> Self {
         Self { newest_first: true, limit, ..Self::default() }
     }

@@ -13,5 +13,5 @@ pub mod testing;
 
 pub use fact::{Fact, Facts, Millis, Origin, Record, Seq, Stamp};
 pub use journal::{Append, AppendError, Journal, JournalError, Query};
-pub use machine::{AnyEffect, Changed, Effect, Fault, Machine, Out, State, Want, Wants};
-pub use sequencer::{Batch, By, Committed, Done, Lost, PluginId, Refused, Sequencer, Sink};
+pub use machine::{AnyEffect, Changed, Effect, Fault, Machine, Out, State, Want, Wants, catch};
+pub use sequencer::{Batch, By, Committed, Done, PluginId, Refused, Sequencer, Sink};

@@ -184,13 +184,10 @@ impl Machine {
     }
 
     pub(crate) fn state<S: State>(&self) -> Result<&S, Refused> {
-        let plugin = self.name;
+        let degraded = |why: &str| Refused::Degraded { plugin: self.name, why: why.to_owned() };
         match &self.live.degraded {
-            Some(why) => Err(Refused::Degraded { plugin, why: why.clone() }),
-            None => self.live.state.downcast_ref().ok_or_else(|| Refused::Degraded {
-                plugin,
-                why: "asked for a state of another type".into(),
-            }),
+            Some(why) => Err(degraded(why)),
+            None => self.live.state.downcast_ref().ok_or_else(|| degraded("of another type")),
         }
     }
 
@@ -274,6 +271,6 @@ fn parse<F: Fact>(record: &Record) -> Result<F, Fault> {
 }
 
 /// Turns a panic into a fault: plugin code may be wrong, the sequencer must go on.
-pub(crate) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Fault> {
+pub fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| Fault::of_panic(&*panic))
 }

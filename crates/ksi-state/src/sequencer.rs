@@ -1,6 +1,6 @@
 //! The sequencer: the one place that orders facts.
 
-use std::{cell::Cell, mem, sync::Arc, thread};
+use std::{cell::Cell, mem, sync::Arc, thread, time::Duration};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -21,7 +21,7 @@ pub struct By {
     pub effect: Option<(String, u64)>,
 }
 
-/// Why no decision was taken.
+/// Why a decision was not taken, or not kept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The plugin's state cannot be trusted.
@@ -46,15 +46,16 @@ pub enum Refused {
     /// The sequencer has been closed.
     #[error("the journal is closed")]
     Closed,
+    /// There was no room for its facts, or for those it was based on.
+    #[error("the journal's disk is full; nothing was kept")]
+    Full,
+    /// It is gone from memory; whether it is on disk is not known.
+    #[error("the outcome is unknown: {0}")]
+    Lost(String),
 }
 
-/// What was decided is gone from memory; whether it is on disk is unknown.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Lost(pub String);
-
 /// Called once the facts a decision has read or made are durable, or lost.
-pub type Done = Box<dyn FnOnce(Result<(), Lost>) + Send>;
+pub type Done = Box<dyn FnOnce(Result<(), Refused>) + Send>;
 
 /// The facts of the decisions that are committed together, and what follows from them.
 #[derive(Default)]
@@ -71,8 +72,10 @@ pub struct Batch {
 pub enum Committed {
     /// These facts are durable, and these wants hold.
     Batch(Batch),
-    /// Memory was rebuilt from the journal: these wants are the complete set.
-    Rebuilt(Wants),
+    /// There was no room, and memory was rebuilt from the journal: these wants are all there are.
+    Full(Wants),
+    /// There is room again.
+    Room,
     /// The journal cannot go on; the process must end and start again.
     Broken(AppendError),
 }
@@ -80,13 +83,14 @@ pub enum Committed {
 /// Takes what is durable, in order, on the writer's thread.
 pub type Sink<'a> = &'a dyn Fn(Committed);
 
+#[derive(Default)]
 struct Inner {
     machines: Vec<Machine>,
     head: Seq,
     durable: Seq,
     at: Millis,
     pending: Batch,
-    /// The last write found no room.
+    /// No room is known of, and no fact is taken.
     full: bool,
     closed: bool,
 }
@@ -99,7 +103,8 @@ pub struct Sequencer {
     ready: Condvar,
 }
 
-const NO_ROOM: &str = "its disk had no room for the last facts; make some, and all goes on";
+/// So long the writer waits before it looks again whether there is room.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Facts are read back in pages of this many.
 const PAGE: usize = 4096;
@@ -109,14 +114,14 @@ const TURNS: usize = 10;
 
 impl Sequencer {
     /// Claims the journal and folds all of it; the wants are the complete set.
+    ///
+    /// No fact is taken before the first commit has found that there is room.
     pub fn open(
         machines: Vec<Machine>,
         journal: Arc<dyn Journal>,
     ) -> Result<(Self, Wants), JournalError> {
         let epoch = journal.claim()?;
-        let (head, at, pending) = (Seq::default(), Millis::default(), Batch::default());
-        let mut inner =
-            Inner { machines, head, durable: head, at, pending, full: false, closed: false };
+        let mut inner = Inner { machines, full: true, ..Inner::default() };
         let wants = inner.rebuild(&*journal)?;
         Ok((Self { journal, epoch, inner: Mutex::new(inner), ready: Condvar::new() }, wants))
     }
@@ -145,6 +150,9 @@ impl Sequencer {
             done(Ok(()));
             return Ok(reply);
         }
+        if inner.full {
+            return Err(Refused::Full);
+        }
         inner.take(&facts, &by.origin, at)?;
         inner.pending.dones.push(done);
         drop(inner);
@@ -159,8 +167,7 @@ impl Sequencer {
         look: impl FnOnce(&S) -> R,
     ) -> Result<R, Refused> {
         let mut inner = self.lock();
-        let machine = inner.machine(plugin)?;
-        deciding(|| machine.state().map(look))
+        deciding(|| inner.machine(plugin)?.state().map(look))
     }
 
     /// The last fact's place, and the last durable one's.
@@ -173,7 +180,7 @@ impl Sequencer {
     pub fn degraded(&self) -> Vec<(&'static str, String)> {
         let inner = self.lock();
         let degraded = |machine: &Machine| Some((machine.name, machine.live.degraded.clone()?));
-        let full = inner.full.then(|| ("journal", NO_ROOM.to_owned()));
+        let full = inner.full.then(|| ("journal", "its disk is full; make room".to_owned()));
         inner.machines.iter().filter_map(degraded).chain(full).collect()
     }
 
@@ -191,31 +198,39 @@ impl Sequencer {
             }
         }
         let idle = |inner: &mut Inner| inner.pending.dones.is_empty() && !inner.closed;
-        self.ready.wait_while(&mut inner, idle);
-        let more = !inner.pending.dones.is_empty();
+        let patience = if inner.full { PAUSE } else { Duration::MAX };
+        self.ready.wait_while_for(&mut inner, idle, patience);
+        let more = !inner.pending.dones.is_empty() || !inner.closed;
         drop(inner);
         self.try_commit(sink);
         more
     }
 
     /// Makes what is pending durable and passes it on, without waiting for more.
+    ///
+    /// While there is no room nothing is pending, and what is found out is whether there is now.
     pub fn try_commit(&self, sink: Sink<'_>) {
         let mut inner = self.lock();
-        let (mut batch, durable) = (mem::take(&mut inner.pending), inner.durable);
+        let (durable, full, mut batch) = (inner.durable, inner.full, mem::take(&mut inner.pending));
         drop(inner);
         let dones = mem::take(&mut batch.dones);
         let last = batch.records.last().cloned();
         #[cfg(any(test, feature = "testing"))]
         crate::testing::hold("append", last.as_ref());
-        if let Err(error) = self.append(&batch.records, durable) {
-            return self.roll_back(dones, error, sink);
+        match self.append(&batch.records, durable, full) {
+            Err(AppendError::Full(_)) if full => return,
+            Err(error) => return self.roll_back(dones, error, sink),
+            Ok(()) if full => {
+                self.lock().full = false;
+                sink(Committed::Room);
+            }
+            Ok(()) => {}
         }
         #[cfg(any(test, feature = "testing"))]
         crate::testing::hold("appended", last.as_ref());
         if let Some(last) = last {
             sink(Committed::Batch(batch));
-            let mut inner = self.lock();
-            (inner.durable, inner.full) = (last.seq, false);
+            self.lock().durable = last.seq;
         }
         dones.into_iter().for_each(|done| done(Ok(())));
     }
@@ -227,9 +242,13 @@ impl Sequencer {
     }
 
     /// A journal that panics has failed: the writer must not end without a word.
-    fn append(&self, records: &[Arc<Record>], expect: Seq) -> Result<(), AppendError> {
-        if records.is_empty() {
+    fn append(&self, records: &[Arc<Record>], expect: Seq, full: bool) -> Result<(), AppendError> {
+        if records.is_empty() && !full {
             return Ok(());
+        }
+        #[cfg(any(test, feature = "testing"))]
+        if crate::testing::is_full() {
+            return Err(AppendError::Full("a test has filled it".to_owned()));
         }
         let append = Append { records, expect, epoch: self.epoch };
         catch(|| self.journal.append(append)).unwrap_or_else(|Fault(message)| {
@@ -239,17 +258,15 @@ impl Sequencer {
 
     /// Forgets what is not on disk, by the same code as at boot.
     fn roll_back(&self, mut lost: Vec<Done>, error: AppendError, sink: Sink<'_>) {
-        let why = Lost(error.to_string());
         let mut inner = self.lock();
         lost.append(&mut mem::take(&mut inner.pending).dones);
         inner.full = matches!(error, AppendError::Full(_));
-        let news = match error {
-            AppendError::Full(_) => match inner.rebuild(&*self.journal) {
-                Ok(wants) => Committed::Rebuilt(wants),
-                Err(unreadable) => Committed::Broken(unreadable.into()),
-            },
-            error => Committed::Broken(error),
+        let why = if inner.full { Refused::Full } else { Refused::Lost(error.to_string()) };
+        let rebuilt = match error {
+            AppendError::Full(_) => inner.rebuild(&*self.journal).map_err(AppendError::from),
+            error => Err(error),
         };
+        let news = rebuilt.map_or_else(Committed::Broken, Committed::Full);
         // Under the same lock: nobody may decide on what is lost, or on half a rebuild.
         inner.closed |= matches!(news, Committed::Broken(_));
         drop(inner);

@@ -77,6 +77,9 @@ impl Daemon {
             clock: Clock::system(),
             guards: Vec::new(),
         })?;
+        for (what, why) in kernel.degraded() {
+            tracing::error!(what, why, "degraded");
+        }
         let server = Server::bind(&paths.socket)?;
         tracing::info!(socket = %paths.socket.display(), version = VERSION, "ready");
         Ok(Daemon { kernel, server, signals, _lock: lock })

@@ -137,9 +137,9 @@ async fn start(
     Ok(ControlFlow::Break(code))
 }
 
-/// The news of all orchestrations, from behind this fact on.
+/// The news of all orchestrations, from behind this fact on, and of what holds them up.
 async fn news(client: &Client, after: u64) -> Reply<Subscription> {
-    let names = ["orchestration:*", "completion:chunk", "completion:retrying"];
+    let names = ["orchestration:*", "completion:chunk", "completion:retrying", "journal:*"];
     client.subscribe(patterns(&names)?, Some(after)).await
 }
 

@@ -34,11 +34,17 @@ pub(crate) async fn start(cx: &Cx) -> anyhow::Result<ExitCode> {
     let (client, started) = cx.start().await?;
     let health = ask(&client).await?;
     if cx.json() {
-        json(&json!({ "started": started, "pid": health.pid, "socket": cx.paths.socket }))?;
+        let Health { pid, status, .. } = health;
+        let socket = &cx.paths.socket;
+        json(&json!({ "started": started, "pid": pid, "socket": socket, "status": status }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let word = if started { "started" } else { "running already" };
     line(format!("ksi is {word}: pid {}, socket {}", health.pid, cx.paths.socket.display()))?;
+    if health.status != "healthy" {
+        line(format!("it is {}:", health.status))?;
+        problems(&health)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -154,7 +154,10 @@ fn a_full_disk_writes_nothing_and_room_lets_it_go_on() {
     assert!(matches!(error, AppendError::Full(_)), "{error}");
     assert!(head > 0);
     assert_eq!(journal.head().unwrap(), Seq(head));
-    append(&journal, epoch, head, 50).unwrap_err();
+    for count in [50, 0] {
+        let error = append(&journal, epoch, head, count).unwrap_err();
+        assert!(matches!(error, AppendError::Full(_)), "{count}: {error}");
+    }
     drop(journal);
     let journal = SqliteJournal::open(&place.file()).unwrap();
     append(&journal, epoch, head, 50).unwrap();

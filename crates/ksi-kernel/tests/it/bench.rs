@@ -149,6 +149,7 @@ async fn perform(stage: Arc<Stage>, cx: Ctx<Jobs>, key: String) -> Result<()> {
         "mute" => return Ok(()),
         "hold" => std::future::pending::<()>().await,
         "wait" => stage.gate.notified().await,
+        "tell" => cx.signal("job:progress", &Progress { text: key.clone() }),
         _ => {}
     }
     cx.decide(|_, _| Ok((Facts::one(JobDone { id: key.clone() }), ()))).await

@@ -57,6 +57,39 @@ async fn an_error_waits_for_what_it_was_based_on() {
     }
 }
 
+/// Facts in one commit, their effects and what these say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_effect_says_is_heard_behind_every_fact_of_the_commit_that_led_to_it() {
+    const MANY: usize = 500;
+    let bench = Bench::new();
+    let mut listener = bench.listen(&["note:added", "job:added", "job:progress"]);
+    bench.journal.freeze();
+    let mut requests: Vec<_> = (0..=MANY)
+        .map(|n| match n {
+            0 => ("note:add", json!({ "about": "x", "text": "fills the first commit" })),
+            n => ("job:add", json!({ "id": format!("tell-{n}") })),
+        })
+        .map(|(event, data)| {
+            let data = to_raw_value(&data).unwrap();
+            let mut request = Box::pin(bench.kernel.call(Caller::new("operator"), event, data));
+            assert!(request.as_mut().now_or_never().is_none());
+            if event == "note:add" {
+                bench.wait_frozen();
+            }
+            request
+        })
+        .collect();
+    bench.journal.thaw();
+    assert_eq!(heard(&mut listener).await.name(), "note:added");
+    for n in 0..MANY {
+        assert_eq!(heard(&mut listener).await.name(), "job:added", "after {n} facts");
+    }
+    assert_eq!(heard(&mut listener).await.name(), "job:progress");
+    for request in requests.drain(..) {
+        within(request).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_one_batch_is_durable_no_effect_of_the_next_starts_or_stops() {
     let mut bench = Bench::new();
@@ -77,18 +110,20 @@ async fn while_one_batch_is_durable_no_effect_of_the_next_starts_or_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_write_rolls_memory_back_and_says_that_the_outcome_is_unknown() {
+async fn a_write_without_room_rolls_memory_back_and_says_that_nothing_was_kept() {
     let mut bench = Bench::new();
+    let mut room = bench.listen(&["journal:recovered"]);
     bench.add("hold-1").await.unwrap();
     assert_eq!(bench.next_start().await, "hold-1");
     bench.journal.fail_next(full());
     let error = bench.add("hold-2").await.unwrap_err();
     assert_eq!((error.code, error.retryable), (Code::Unavailable, true));
-    assert!(error.message.contains("outcome is unknown"), "{error}");
-    assert!(error.message.contains("the disk is full"), "{error}");
+    assert_eq!(error.message, "the journal's disk is full; nothing was kept");
+    assert_eq!(error.hint.as_deref(), Some("make room and try again"));
     assert_eq!(bench.kernel.position(), (Seq(1), Seq(1)));
     assert_eq!(bench.call("job:list", json!({})).await.unwrap(), json!(["hold-1"]));
     assert_eq!(bench.kernel.effects().running(), 1);
+    heard(&mut room).await;
     bench.add("hold-3").await.unwrap();
     assert_eq!(bench.next_start().await, "hold-3", "the first was not started again");
     let [live, fresh] = bench.kernel.audit().unwrap();
@@ -100,7 +135,9 @@ async fn a_broken_journal_asks_the_daemon_to_end() {
     let bench = Bench::new();
     let io = JournalError { message: "no such device".into(), source: None };
     bench.journal.fail_next(AppendError::Io(io));
-    assert_eq!(bench.add("hold-1").await.unwrap_err().code, Code::Unavailable);
+    let error = bench.add("hold-1").await.unwrap_err();
+    assert_eq!(error.code, Code::Unavailable);
+    assert!(error.message.contains("the outcome is unknown: "), "{error}");
     within(bench.kernel.stop_requested()).await;
     assert!(bench.kernel.broken());
     assert_eq!(bench.add("hold-2").await.unwrap_err().code, Code::Shutdown);
@@ -138,14 +175,40 @@ async fn after_many_facts_of_eight_tasks_memory_equals_a_fold_from_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journal_without_room_is_named_until_a_fact_is_written_again() {
+async fn a_full_disk_is_told_once_and_named_until_there_is_room_and_reads_go_on() {
     let bench = Bench::new();
-    bench.journal.fail_next(full());
-    let refused = bench.call("job:add", json!({ "id": "hold-1" })).await.unwrap_err();
-    assert_eq!(refused.code, Code::Unavailable);
-    let degraded = bench.kernel.degraded();
-    let [("journal", why)] = &degraded[..] else { panic!("{degraded:?}") };
-    assert!(why.contains("no room"), "{why}");
-    bench.call("job:add", json!({ "id": "hold-1" })).await.unwrap();
+    let mut listener = bench.listen(&["journal:*"]);
+    bench.journal.fill();
+    for _ in 0..3 {
+        let refused = bench.add("hold-1").await.unwrap_err();
+        assert_eq!((refused.code, refused.retryable), (Code::Unavailable, true));
+        let degraded = bench.kernel.degraded();
+        let [("journal", why)] = &degraded[..] else { panic!("{degraded:?}") };
+        assert!(why.contains("disk is full"), "{why}");
+        assert_eq!(bench.call("job:list", json!({})).await.unwrap(), json!([]));
+    }
+    assert_eq!(heard(&mut listener).await.name(), "journal:full");
+    bench.journal.make_room();
+    assert_eq!(heard(&mut listener).await.name(), "journal:recovered");
     assert_eq!(bench.kernel.degraded(), []);
+    bench.add("hold-1").await.unwrap();
+    assert!(listener.next().now_or_never().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_starts_without_room_can_be_read_and_begins_when_there_is_some() {
+    let mut bench = Bench::new();
+    bench.add("hold-1").await.unwrap();
+    assert_eq!(bench.next_start().await, "hold-1");
+    bench.journal.fill();
+    let mut again = Bench::over(bench.journal.clone(), Vec::new(), Vec::new());
+    let mut room = again.listen(&["journal:recovered"]);
+    assert_eq!(again.kernel.degraded().len(), 1);
+    assert_eq!(again.call("job:list", json!({})).await.unwrap(), json!(["hold-1"]));
+    assert_eq!(again.add("hold-2").await.unwrap_err().code, Code::Unavailable);
+    assert_eq!(again.kernel.effects().running(), 0);
+    again.journal.make_room();
+    heard(&mut room).await;
+    assert_eq!(again.next_start().await, "hold-1");
+    again.add("hold-2").await.unwrap();
 }

@@ -44,6 +44,30 @@ async fn an_effect_that_panics_before_it_began_is_recorded_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_disk_is_full_no_effect_starts_and_with_room_it_runs_again_at_once() {
+    let mut bench = Bench::new();
+    let mut room = bench.listen(&["journal:*"]);
+    let mut ended = bench.listen(&["job:done", "effect:failed"]);
+    bench.add("wait-1").await.unwrap();
+    assert_eq!(bench.next_start().await, "wait-1");
+    bench.journal.fill();
+    bench.stage.gate.notify_one();
+    assert_eq!(heard(&mut room).await.name(), "journal:full");
+    while bench.kernel.effects().running() > 0 {
+        tokio::task::yield_now().await;
+    }
+    // A run that started meanwhile would take the way through the gate from the one that counts.
+    bench.stage.gate.notify_one();
+    bench.clock.advance(60_000);
+    assert!(bench.started.try_recv().is_err(), "what it brings could not be kept");
+    bench.journal.make_room();
+    assert_eq!(heard(&mut room).await.name(), "journal:recovered");
+    assert_eq!(bench.next_start().await, "wait-1");
+    assert_eq!(heard(&mut ended).await.name(), "job:done");
+    assert!(bench.started.try_recv().is_err(), "once was enough");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_effect_starts_at_its_time_and_not_before() {
     let mut bench = Bench::new();
     let later = START.0 + 5_000;

@@ -133,6 +133,19 @@ async fn guards_are_asked_before_dispatch_and_for_every_nested_call_as_the_calle
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panicking_guard_answers_so_and_the_daemon_lives() {
+    let guard = |_: &Caller, event: &str| {
+        assert_ne!(event, "job:peek", "it knows no such thing");
+        Ok(())
+    };
+    let bench = Bench::over(MemoryJournal::default(), Vec::new(), vec![Box::new(guard)]);
+    let error = bench.call("job:peek", json!({})).await.unwrap_err();
+    assert_eq!((error.code, error.retryable), (Code::Panicked, false));
+    assert!(error.message.contains("a guard of `job:peek` panicked"), "{error}");
+    bench.call("job:list", json!({})).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn facts_carry_the_caller_that_caused_them() {
     let bench = Bench::new();
     let mut listener = bench.listen(&["job:added"]);

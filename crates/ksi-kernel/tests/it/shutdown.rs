@@ -53,6 +53,34 @@ async fn an_effect_that_outlives_the_grace_is_stopped_and_runs_after_the_next_st
     assert_eq!(again.next_start().await, "hold-1");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_full_disk_nothing_that_runs_is_waited_for() {
+    let mut bench = Bench::new();
+    for id in ["hold-1", "hold-2"] {
+        bench.add(id).await.unwrap();
+        bench.next_start().await;
+    }
+    bench.journal.fill();
+    bench.add("hold-3").await.unwrap_err();
+    within(bench.kernel.shutdown(Duration::from_secs(3_600))).await;
+    assert_eq!(bench.kernel.tasks().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_disk_fills_during_the_grace_nothing_is_waited_for_any_more() {
+    let mut bench = Bench::new();
+    for id in ["hold-1", "wait-2"] {
+        bench.add(id).await.unwrap();
+        bench.next_start().await;
+    }
+    bench.journal.fill();
+    let kernel = bench.kernel.clone();
+    let mut ending = Box::pin(kernel.shutdown(Duration::from_secs(3_600)));
+    assert!(ending.as_mut().now_or_never().is_none(), "effects run");
+    bench.stage.gate.notify_one();
+    within(ending).await;
+}
+
 fn stops(name: &'static str, stage: &Arc<Stage>, panics: bool) -> AnyPlugin {
     let stage = stage.clone();
     let stop = move |_| {

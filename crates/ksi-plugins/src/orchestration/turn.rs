@@ -27,10 +27,11 @@ struct Answer {
     duration_ms: u64,
 }
 
-/// Which request a completion is.
+/// Which request a completion is, and how it stands.
 #[derive(Debug, Deserialize)]
 struct Accepted {
     request_id: String,
+    status: String,
 }
 
 /// Performs what an orchestration wants; its key is the orchestration's id.
@@ -53,23 +54,32 @@ pub(super) async fn perform(
 async fn speak(settings: &Settings, cx: &Ctx<Orchestrations>, run: &Run) -> Result<()> {
     match answer(cx, run).await {
         Ok(answer) => cx.decide(|_, _| Ok((Facts::one(taken(run, answer)), ()))).await,
-        Err(error) if passes(&error) => Err(error),
+        Err(error) if passes(cx, run, &error).await => Err(error),
         Err(error) => fail(settings, cx, run, error).await,
     }
 }
 
 async fn answer(cx: &Ctx<Orchestrations>, run: &Run) -> Result<Answer> {
-    let speech = run.speech()?;
-    let answer = cx.call("completion:sync", &speech).await;
-    let unknown = matches!(&answer, Err(error) if error.code == Code::Unavailable);
-    // A full disk leaves the outcome unknown; asking again finds it, or the same failure.
-    if unknown { cx.call("completion:sync", &speech).await } else { answer }
+    cx.call("completion:sync", &run.speech()?).await
 }
 
-/// Whether the failure is not the turn's own: the daemon ends, or its queue is full. The turn is
-/// then taken at the next start, or after a pause.
-fn passes(error: &Error) -> bool {
-    matches!(error.code, Code::Shutdown | Code::Busy)
+/// Whether the failure is not the turn's own: the daemon ends, its queue or its disk is full. The
+/// turn is then taken at the next start, or after a pause.
+async fn passes(cx: &Ctx<Orchestrations>, run: &Run, error: &Error) -> bool {
+    match error.code {
+        Code::Shutdown | Code::Busy => true,
+        Code::Unavailable if error.retryable => {
+            // A model that is not to be had says the same; then the request itself has failed.
+            let request = request(cx, run).await;
+            !request.is_ok_and(|request| request.status == "failed")
+        }
+        _ => false,
+    }
+}
+
+/// The turn's request; if it never came to one, there is one now.
+async fn request(cx: &Ctx<Orchestrations>, run: &Run) -> Result<Accepted> {
+    cx.call("completion:async", &run.speech()?).await
 }
 
 fn taken(run: &Run, answer: Answer) -> TurnTaken {
@@ -117,15 +127,13 @@ async fn conclude(settings: &Settings, cx: &Ctx<Orchestrations>, run: &Run) -> R
     cx.decide(|_, _| Ok((Facts::one(terminated), ()))).await
 }
 
-/// Cancels the turn that may be under way. The turn's key finds its request; if it never came to
-/// one, there is one now, for as long as it takes to cancel it.
+/// Cancels the turn that may be under way, or the request that was made to find it.
 async fn cancel_turn(cx: &Ctx<Orchestrations>, run: &Run, reason: Option<&str>) {
     if run.next_turn() > run.started.definition.turns() {
         return;
     }
-    let Ok(speech) = run.speech() else { return };
     let cancelled = async {
-        let accepted: Accepted = cx.call("completion:async", &speech).await?;
+        let accepted = request(cx, run).await?;
         let data = json!({ "request_id": accepted.request_id, "reason": reason });
         cx.call::<serde_json::Value>("completion:cancel", &data).await
     };

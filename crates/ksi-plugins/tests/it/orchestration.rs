@@ -347,21 +347,49 @@ async fn any_model(_: Ctx<()>, _: BTreeMap<String, Value>) -> Result<Value> {
 
 #[tokio::test]
 async fn a_daemon_that_ends_or_is_too_busy_is_no_failure_of_the_turn() {
-    for (code, pauses) in [(Code::Shutdown, true), (Code::Busy, true), (Code::Unavailable, false)] {
+    for code in [Code::Shutdown, Code::Busy, Code::Unavailable] {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::manual(Millis(1_000_000));
         let queue = refusing_once(code).into();
         let journal = MemoryJournal::default();
         let mut daemon = Daemon::with(queue, folder, journal, clock, Seq(0));
         daemon.debate(1).await;
-        if pauses {
-            daemon.await_fact("effect:failed").await;
-            daemon.clock.advance(60_000);
-        }
+        daemon.await_fact("effect:failed").await;
+        daemon.clock.advance(60_000);
         daemon.hear("orchestration:finished").await;
         assert!(daemon.facts("orchestration:failed").is_empty(), "{code:?}");
         assert_eq!(daemon.facts("orchestration:turn_taken").len(), 2, "{code:?}");
     }
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_to_be_had_fails_the_turn_for_good() {
+    let mut daemon = Daemon::start(
+        "rules: [{fail: {code: unavailable, permanent: true, message: the model is gone}}]",
+    );
+    daemon.debate(1).await;
+    let failed = daemon.hear("orchestration:failed").await;
+    assert_eq!(failed["error"], "turn 1 (Ada): the model is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_debate_waits_while_the_disk_is_full_and_goes_on_when_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("script.yaml"), SPEAK).unwrap();
+    let mut daemon = Daemon::over(folder, MemoryJournal::default(), Clock::system(), Seq(0));
+    daemon.debate(20).await;
+    for turn in [1, 2] {
+        daemon.hear("orchestration:turn_taken").await;
+        daemon.journal.fill();
+        daemon.await_fact("journal:full").await;
+        let listed = daemon.call("orchestration:list", json!({})).await.unwrap();
+        assert!(listed.to_string().contains("running"), "{turn}: {listed}");
+        daemon.journal.make_room();
+        daemon.await_fact("journal:recovered").await;
+    }
+    daemon.await_fact("orchestration:finished").await;
+    assert_eq!(daemon.facts("orchestration:turn_taken").len(), 40);
+    assert_eq!(daemon.facts("orchestration:failed"), [json!(null); 0]);
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ struct Inner {
     appended: usize,
     failures: VecDeque<AppendError>,
     frozen: bool,
+    full: bool,
     blocked: usize,
 }
 
@@ -59,6 +60,16 @@ impl MemoryJournal {
     /// The next append fails with this and writes nothing; several fail in the order given.
     pub fn fail_next(&self, error: AppendError) {
         self.lock().failures.push_back(error);
+    }
+
+    /// From now on no append finds room, until [`MemoryJournal::make_room`].
+    pub fn fill(&self) {
+        self.lock().full = true;
+    }
+
+    /// There is room again.
+    pub fn make_room(&self) {
+        self.lock().full = false;
     }
 
     /// How many appends have succeeded.
@@ -100,6 +111,9 @@ impl Journal for MemoryJournal {
         if let Some(error) = inner.failures.pop_front() {
             return Err(error);
         }
+        if inner.full {
+            return Err(AppendError::Full("the disk is full".into()));
+        }
         let found = inner.head();
         if batch.epoch != inner.epoch || batch.expect != found {
             return Err(AppendError::Conflict { expect: batch.expect, found });
@@ -110,7 +124,7 @@ impl Journal for MemoryJournal {
             return Err(JournalError { message, source: None }.into());
         }
         inner.records.extend(batch.records.iter().map(|record| Record::clone(record)));
-        inner.appended += 1;
+        inner.appended += usize::from(!batch.records.is_empty());
         Ok(())
     }
 
@@ -171,6 +185,20 @@ mod tests {
         let error = writer.join().unwrap().unwrap_err();
         assert!(matches!(error, AppendError::Conflict { .. }), "{error}");
         assert_eq!(journal.head().unwrap(), Seq(0));
+    }
+
+    #[test]
+    fn a_full_journal_takes_nothing_until_there_is_room() {
+        let journal = MemoryJournal::default();
+        let epoch = journal.claim().unwrap();
+        journal.fill();
+        for count in [0, 1] {
+            let error = journal_suite::append(&journal, epoch, 0, count).unwrap_err();
+            assert!(matches!(error, AppendError::Full(_)), "{error}");
+        }
+        journal.make_room();
+        journal_suite::append(&journal, epoch, 0, 1).unwrap();
+        assert_eq!(journal.head().unwrap(), Seq(1));
     }
 
     #[test]

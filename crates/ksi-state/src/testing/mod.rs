@@ -16,6 +16,13 @@ pub struct Snapshot {
     pub wanted: Vec<String>,
 }
 
+/// Whether the journal has no room: as long as there is the file that `KSI_FULL` names.
+pub fn is_full() -> bool {
+    static FILE: std::sync::OnceLock<Option<std::path::PathBuf>> = std::sync::OnceLock::new();
+    let file = FILE.get_or_init(|| std::env::var_os("KSI_FULL").map(Into::into));
+    file.as_ref().is_some_and(|file| file.exists())
+}
+
 /// Stops this thread for good where `KSI_HOLD=point:n` says, once fact `n` is reached.
 ///
 /// It says so on stderr first, so that a test can kill the process exactly there.

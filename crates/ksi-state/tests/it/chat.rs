@@ -7,7 +7,7 @@ use std::{
 };
 
 use ksi_state::{
-    AppendError, By, Changed, Committed, Fact, Facts, Fault, Journal, Lost, Machine, Millis, Out,
+    AppendError, By, Changed, Committed, Fact, Facts, Fault, Journal, Machine, Millis, Out,
     PluginId, Query, Refused, Sequencer, Stamp, State, Want, testing::memory::MemoryJournal,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
@@ -142,7 +142,7 @@ pub(crate) struct Bench {
 }
 
 /// What became of one decision.
-pub(crate) type Promise = Arc<Mutex<Option<Result<(), Lost>>>>;
+pub(crate) type Promise = Arc<Mutex<Option<Result<(), Refused>>>>;
 
 impl Bench {
     pub(crate) fn new() -> Self {
@@ -151,6 +151,7 @@ impl Bench {
 
     pub(crate) fn over(journal: MemoryJournal) -> Self {
         let (sequencer, _) = Sequencer::open(machines(), Arc::new(journal.clone())).unwrap();
+        sequencer.try_commit(&|_| ());
         Bench { journal, sequencer, news: Mutex::default() }
     }
 
@@ -197,7 +198,7 @@ impl Bench {
         let news = self.news.lock().unwrap();
         let wants = match news.last() {
             Some(Committed::Batch(batch)) => &batch.wants,
-            Some(Committed::Rebuilt(wants)) => wants,
+            Some(Committed::Full(wants)) => wants,
             _ => panic!("neither a batch nor a rebuild"),
         };
         let shown = |want: &Want<_>| match want {
@@ -216,7 +217,7 @@ pub(crate) fn full() -> AppendError {
     AppendError::Full("the disk is full".into())
 }
 
-pub(crate) fn state(promise: &Promise) -> Option<Result<(), Lost>> {
+pub(crate) fn state(promise: &Promise) -> Option<Result<(), Refused>> {
     promise.lock().unwrap().clone()
 }
 

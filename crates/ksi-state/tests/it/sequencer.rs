@@ -7,8 +7,8 @@ use std::{
 };
 
 use ksi_state::{
-    Append, AppendError, By, Committed, Facts, Journal, JournalError, Lost, Machine, Millis,
-    Origin, Query, Record, Refused, Seq, Sequencer, Stamp, testing::memory::MemoryJournal,
+    Append, AppendError, By, Committed, Facts, Journal, JournalError, Machine, Millis, Origin,
+    Query, Record, Refused, Seq, Sequencer, Stamp, testing::memory::MemoryJournal,
 };
 
 use crate::chat::*;
@@ -207,15 +207,93 @@ fn a_full_disk_forgets_what_was_not_written_and_everything_behind_it() {
     let lost = [bench.say("a", "lost"), bench.say("b", "lost too")];
     let read = bench.decide(CHAT, &By::default(), 5, |_: &Chat, _| (Facts::none(), ())).1;
     bench.commit();
-    assert!(lost.iter().chain([&read]).all(is_lost), "all that saw it are told");
+    for told in lost.iter().chain([&read]) {
+        assert_eq!(state(told), Some(Err(Refused::Full)), "all that saw it are told");
+    }
     assert_eq!((bench.chat().texts, bench.written()), (vec!["kept".into()], vec!["kept".into()]));
-    assert!(matches!(bench.news.lock().unwrap().last(), Some(Committed::Rebuilt(_))));
+    assert!(matches!(bench.news.lock().unwrap().last(), Some(Committed::Full(_))));
     assert_eq!(bench.last_wants(), ["run a", "run echo"], "the complete set");
     assert_eq!(bench.wants(), [(0, "a".into(), 1), (1, "echo".into(), 1)]);
+    bench.commit();
     let after = bench.say("b", "after");
     bench.commit();
     assert_eq!(state(&after), Some(Ok(())), "it recovers by itself");
     assert_eq!(bench.sequencer.position(), (Seq(2), Seq(2)));
+}
+
+#[test]
+fn while_there_is_no_room_facts_are_refused_reads_go_on_and_room_is_told_of_once() {
+    let bench = Bench::new();
+    bench.say("a", "kept");
+    bench.commit();
+    bench.journal.fill();
+    bench.say("a", "lost");
+    let told = || {
+        let news = std::mem::take(&mut *bench.news.lock().unwrap());
+        let name = |news: &Committed| match news {
+            Committed::Batch(_) => "batch",
+            Committed::Full(_) => "full",
+            Committed::Room => "room",
+            Committed::Broken(_) => "broken",
+        };
+        news.iter().map(name).collect::<Vec<_>>()
+    };
+    for _ in 0..3 {
+        bench.commit();
+        let facts = Facts::one(said("a", "refused"));
+        let (refused, promise) = bench.decide(CHAT, &By::default(), 5, |_: &Chat, _| (facts, ()));
+        assert_eq!((refused, state(&promise)), (Err(Refused::Full), None));
+        let look = |chat: &Chat, _| (Facts::none(), chat.texts.clone());
+        let (read, promise) = bench.decide(CHAT, &By::default(), 5, look);
+        assert_eq!((read, state(&promise)), (Ok(vec!["kept".to_owned()]), Some(Ok(()))));
+    }
+    assert_eq!(told(), ["batch", "full"], "nothing more is lost");
+    bench.journal.make_room();
+    bench.commit();
+    bench.commit();
+    assert_eq!(told(), ["room"]);
+    assert_eq!(bench.sequencer.degraded(), []);
+    bench.say("a", "after");
+    bench.commit();
+    assert_eq!(bench.written(), ["kept", "after"]);
+}
+
+#[test]
+fn a_journal_without_room_at_the_start_is_read_and_takes_facts_once_there_is_some() {
+    let first = Bench::new();
+    first.say("a", "kept");
+    first.commit();
+    first.journal.fill();
+    let bench = Bench::over(first.journal);
+    assert_eq!(bench.chat().texts, ["kept"]);
+    let names: Vec<_> = bench.sequencer.degraded().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["journal"]);
+    bench.journal.make_room();
+    bench.commit();
+    bench.say("a", "after");
+    bench.commit();
+    assert_eq!(bench.written(), ["kept", "after"]);
+}
+
+#[test]
+fn the_writer_looks_for_room_by_itself_and_ends_though_there_is_none() {
+    let bench = Bench::new();
+    bench.journal.fill();
+    bench.say("a", "lost");
+    let (tx, rx) = mpsc::channel();
+    thread::scope(|scope| {
+        let sequencer = &bench.sequencer;
+        scope.spawn(move || {
+            while sequencer.commit(&|news| tx.send(matches!(news, Committed::Room)).unwrap()) {}
+        });
+        assert_eq!(rx.recv(), Ok(false));
+        bench.journal.make_room();
+        assert_eq!(rx.recv(), Ok(true));
+        bench.journal.fill();
+        bench.say("a", "lost too");
+        assert_eq!(rx.recv(), Ok(false));
+        sequencer.close();
+    });
 }
 
 #[test]
@@ -257,7 +335,7 @@ fn an_unknown_outcome_on_disk_breaks_the_sequencer_for_good() {
         bench.journal.fail_next(error);
         let lost = bench.say("a", "lost");
         bench.commit();
-        assert_eq!(state(&lost), Some(Err(Lost(shown))));
+        assert_eq!(state(&lost), Some(Err(Refused::Lost(shown))));
         assert!(matches!(bench.news.lock().unwrap().last(), Some(Committed::Broken(_))));
         let (refused, _) = bench.decide(CHAT, &By::default(), 5, |_: &Chat, _| (Facts::none(), ()));
         assert_eq!(refused, Err(Refused::Closed));
@@ -308,6 +386,7 @@ fn an_audit_finds_a_fold_that_is_not_pure() {
     });
     let journal = Arc::new(MemoryJournal::default());
     let (sequencer, _) = Sequencer::open(vec![machine], journal).unwrap();
+    sequencer.try_commit(&|_: Committed| ());
     let decide = |_: &u64, _| (Facts::one(said("a", "x")), ());
     sequencer.decide(CHAT, &By::default(), Millis(5), decide, Box::new(|_| ())).unwrap();
     sequencer.try_commit(&|_: Committed| ());
@@ -389,8 +468,9 @@ impl Journal for Panicking {
         self.0.head()
     }
 
-    fn append(&self, _: Append<'_>) -> Result<(), AppendError> {
-        panic!("no such page")
+    fn append(&self, batch: Append<'_>) -> Result<(), AppendError> {
+        assert!(batch.records.is_empty(), "no such page");
+        self.0.append(batch)
     }
 
     fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
@@ -402,6 +482,7 @@ impl Journal for Panicking {
 fn a_journal_that_panics_is_broken_and_those_who_wait_are_told() {
     let journal = Arc::new(Panicking(MemoryJournal::default()));
     let (sequencer, _) = Sequencer::open(machines(), journal).unwrap();
+    sequencer.try_commit(&|_: Committed| ());
     let promise = Promise::default();
     let kept = promise.clone();
     let done = Box::new(move |result| *kept.lock().unwrap() = Some(result));

@@ -85,6 +85,8 @@ impl Screen {
         match event.event.as_str() {
             "completion:chunk" => self.chunk(&serde_json::from_value(data)?),
             "completion:retrying" => self.retrying(&data),
+            "journal:full" => say("\n(the journal's disk is full; with room it goes on by itself)"),
+            "journal:recovered" => say("\n(the journal has room again)"),
             _ if data["orchestration_id"] == self.id.as_str() => return self.fact(event, data),
             _ => {}
         }

@@ -33,6 +33,24 @@ fn start_puts_the_daemon_into_the_background_and_stop_ends_it() {
 }
 
 #[test]
+fn a_daemon_that_starts_on_a_full_disk_says_so_answers_and_stops() {
+    let home = Home::new();
+    let full = home.path().join("full");
+    std::fs::write(&full, "").unwrap();
+    let started = home.command(&["start"]).env("KSI_FULL", &full).output().unwrap();
+    let said = String::from_utf8(started.stdout).unwrap();
+    assert!(said.contains("ksi is started") && said.contains("it is degraded"), "{said}");
+    assert!(said.contains("journal: its disk is full; make room"), "{said}");
+    assert_eq!(home.json(&["start", "-o", "json"])["status"], "degraded");
+    let refused = home.ksi(&["emit", "state:set", "key=x", "value=1"]);
+    let why = stderr(&refused);
+    assert!(why.contains("error: the journal's disk is full; nothing was kept"), "{why}");
+    assert!(why.contains("hint: make room"), "{why}");
+    home.ok(&["emit", "state:list"]);
+    assert!(home.ok(&["stop"]).contains("has stopped"));
+}
+
+#[test]
 fn a_command_starts_the_daemon_unless_it_may_not() {
     let home = Home::new();
     let refused = home.ksi(&["--no-start", "emit", "system:health"]);

@@ -140,6 +140,29 @@ fn reads_all(mut child: Child, expected: &str) {
 }
 
 #[tokio::test]
+async fn a_debate_says_that_the_disk_is_full_and_goes_on_when_there_is_room() {
+    let home = Home::new();
+    let full = home.path().join("full");
+    let mut daemon = home.daemon_with(&[("KSI_FULL", full.to_str().unwrap())]);
+    daemon.wait_for("ready").await;
+    let client = daemon.client().await;
+    let mut turns = subscribe(&client, "orchestration:turn_taken", None).await;
+    let (mut command, expected) = long_debate(&home, 2, 40);
+    let mut child = command.spawn().unwrap();
+    next_of(&mut turns, "orchestration:turn_taken").await;
+    std::fs::write(&full, "").unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut wait_for = |text: &str| said.find(|line| line.as_ref().unwrap().contains(text));
+    wait_for("the journal's disk is full").unwrap().unwrap();
+    let health = home.ksi(&["health"]);
+    assert_eq!(String::from_utf8(health.stdout).unwrap().lines().next(), Some("degraded"));
+    std::fs::remove_file(&full).unwrap();
+    wait_for("the journal has room again").unwrap().unwrap();
+    wait_for("80 turns").unwrap().unwrap();
+    reads_all(child, &expected);
+}
+
+#[tokio::test]
 async fn a_slow_reader_of_a_debate_loses_no_word() {
     let home = Home::new();
     let daemon = home.daemon().await;

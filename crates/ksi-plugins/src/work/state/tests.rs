@@ -39,6 +39,7 @@ impl Queue {
     fn open(journal: &MemoryJournal, now: Millis) -> Self {
         let journal: Arc<dyn Journal> = Arc::new(journal.clone());
         let (sequencer, _) = Sequencer::open(vec![machine()], journal).unwrap();
+        sequencer.try_commit(&|_| ());
         Queue { sequencer, now }
     }
 
