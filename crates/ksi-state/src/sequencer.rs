@@ -189,17 +189,16 @@ impl Sequencer {
     /// Whoever is about to decide goes first: as long as that brings more, it is committed along.
     pub fn commit(&self, sink: Sink<'_>) -> bool {
         let mut inner = self.lock();
-        let mut gathered = 0;
-        for _ in 0..TURNS {
-            MutexGuard::unlocked(&mut inner, thread::yield_now);
-            let before = mem::replace(&mut gathered, inner.pending.dones.len());
-            if gathered > 0 && gathered == before {
-                break;
-            }
-        }
         let idle = |inner: &mut Inner| inner.pending.dones.is_empty() && !inner.closed;
         let patience = if inner.full { PAUSE } else { Duration::MAX };
         self.ready.wait_while_for(&mut inner, idle, patience);
+        for _ in 0..TURNS {
+            let gathered = inner.pending.dones.len();
+            MutexGuard::unlocked(&mut inner, thread::yield_now);
+            if gathered == inner.pending.dones.len() {
+                break;
+            }
+        }
         let more = !inner.pending.dones.is_empty() || !inner.closed;
         drop(inner);
         self.try_commit(sink);
