@@ -12,13 +12,15 @@ const ABBREVIATIONS: &[&str] = &["vs", "e.g", "i.e", "etc", "cf", "dr", "mr", "m
 /// The text so far, and the bytes of a character that is not whole yet.
 pub(crate) struct Answer {
     text: String,
+    /// So much of it was handed out: white space only with what follows it.
+    said: usize,
     pending: Vec<u8>,
     runs: Runs,
 }
 
 impl Answer {
     pub(crate) fn new(runs: Runs) -> Self {
-        Self { text: String::new(), pending: Vec::new(), runs }
+        Self { text: String::new(), said: 0, pending: Vec::new(), runs }
     }
 
     /// Whether the answer may go on with the bytes of a token.
@@ -32,13 +34,15 @@ impl Answer {
         begins && self.runs.allows(&text)
     }
 
-    /// Adds the bytes of an allowed token; the text that is whole by now.
+    /// Adds the bytes of an allowed token; the text that can be said by now.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> String {
         let Some((text, pending)) = self.split(bytes) else { return String::new() };
         self.pending = pending;
         self.runs.push(&text);
         self.text.push_str(&text);
-        text
+        let piece = self.text[self.said..].trim_end().to_owned();
+        self.said += piece.len();
+        piece
     }
 
     /// Whether the answer may end here: it says something, and nothing is announced or half done.
@@ -98,6 +102,15 @@ mod tests {
         assert!(!answer.may_end());
         assert_eq!(answer.push(&euro[1..2]), "");
         assert_eq!(answer.push(&euro[2..]), "\u{20ac}");
+    }
+
+    #[test]
+    fn white_space_is_said_only_with_what_follows_it() {
+        let mut answer = answer("One.");
+        assert_eq!(answer.push(b"\n\n"), "");
+        assert_eq!(answer.push(b"Two"), "\n\nTwo");
+        assert_eq!(answer.push(b" and "), " and");
+        assert_eq!(answer.push(b"three.\n"), " three.");
     }
 
     #[test]
