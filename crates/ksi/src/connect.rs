@@ -4,8 +4,10 @@ use std::{fs::File, io::ErrorKind, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use ksi_process::{Environment, NotReady, Shim, spawn_detached};
-use ksi_protocol::{Client, ConnectError, Error, Paths, Pattern};
+use ksi_protocol::{Client, Code, ConnectError, Error, Paths, Pattern};
 use rustix::fs::{FlockOperation, flock};
+use serde::de::IgnoredAny;
+use serde_json::json;
 
 use crate::{
     args::{Args, Format},
@@ -62,9 +64,15 @@ impl Cx {
         self.paths.state.join("daemon.log")
     }
 
-    /// A client, if the daemon runs.
+    /// A client, if the daemon runs: one that was just killed takes a connection, but no request.
     pub(crate) async fn running(&self) -> Result<Client, ConnectError> {
-        Client::connect(&self.paths.socket).await
+        let client = Client::connect(&self.paths.socket).await?;
+        match client.call::<IgnoredAny>("system:health", &json!({})).await {
+            Err(error) if error.code == Code::Unavailable => {
+                Err(ConnectError::Refused(self.paths.socket.clone()))
+            }
+            _ => Ok(client),
+        }
     }
 
     /// A client; the daemon is started when it does not run and may be.

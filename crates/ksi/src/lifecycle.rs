@@ -31,8 +31,14 @@ struct Health {
 
 /// Starts the daemon and returns once it has answered.
 pub(crate) async fn start(cx: &Cx) -> anyhow::Result<ExitCode> {
-    let (client, started) = cx.start().await?;
-    let health = ask(&client).await?;
+    let (client, mut started) = cx.start().await?;
+    let mut health = ask(&client).await;
+    if health.as_ref().is_err_and(|error| error.code == Code::Unavailable) {
+        // It was killed a moment ago, and one of its threads still answered.
+        let (client, anew) = cx.start().await?;
+        (health, started) = (ask(&client).await, anew);
+    }
+    let health = health?;
     if cx.json() {
         let Health { pid, status, .. } = health;
         let socket = &cx.paths.socket;
@@ -138,6 +144,6 @@ fn problems(health: &Health) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn ask(client: &Client) -> anyhow::Result<Health> {
-    Ok(client.call("system:health", &json!({})).await?)
+async fn ask(client: &Client) -> ksi_protocol::Result<Health> {
+    client.call("system:health", &json!({})).await
 }

@@ -1,6 +1,10 @@
 //! Starting, finding and stopping the daemon.
 
-use std::{io::Write, os::unix::fs::PermissionsExt, process::Stdio};
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 
@@ -85,6 +89,34 @@ async fn a_second_daemon_on_one_home_says_who_holds_it() {
     assert_eq!(code(&second), Some(1));
     assert!(stderr(&second).contains(&daemon.pid().to_string()), "{}", stderr(&second));
     assert_eq!(home.ok(&["health"]).trim(), "healthy");
+}
+
+#[test]
+fn a_daemon_that_dies_while_it_is_asked_is_replaced() {
+    let home = Home::new();
+    let socket = home.path().join("run/daemon.sock");
+    std::fs::create_dir(home.path().join("run")).unwrap();
+    // It takes the connection, and answers so many requests before it is gone.
+    for (args, answers, expected) in
+        [(["--no-start", "status"], 0, 3), (["-ojson", "start"], 0, 0), (["-ojson", "start"], 1, 0)]
+    {
+        let _ = home.ksi(&["stop"]);
+        let _ = std::fs::remove_file(&socket);
+        let dying = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let command = home.command(&args).spawn().unwrap();
+        let (mut question, _) = dying.accept().unwrap();
+        let mut lines = BufReader::new(question.try_clone().unwrap()).lines();
+        for _ in 0..answers {
+            let asked: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            let answer = json!({ "event": "system:health", "data": {}, "count": 1,
+                "correlation_id": asked["correlation_id"], "timestamp": 1.0 });
+            writeln!(question, "{answer}").unwrap();
+        }
+        drop((dying, question, lines));
+        let output = command.wait_with_output().unwrap();
+        assert_eq!(code(&output), Some(expected), "{}", stderr(&output));
+    }
+    assert_eq!(home.ok(&["--no-start", "health"]).trim(), "healthy");
 }
 
 #[tokio::test]
