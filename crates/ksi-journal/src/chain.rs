@@ -10,34 +10,49 @@ pub(crate) type Check = [u8; 16];
 /// The check before the first fact.
 pub(crate) const START: Check = [0; 16];
 
-/// The check of a fact that stands behind one with the check `before`.
-///
-/// Every field goes in with its length or its presence, so that no two facts look the same.
-pub(crate) fn check(before: &Check, row: &Row<'_>) -> Check {
-    let mut bytes = Vec::with_capacity(160 + row.data.len());
-    bytes.extend_from_slice(before);
-    for number in [row.seq, row.at, row.version] {
-        bytes.extend_from_slice(&number.to_le_bytes());
+/// The chain up to some fact, to be carried on with the next.
+pub(crate) struct Chain {
+    last: Check,
+    /// What the last check was made of, kept for its memory.
+    bytes: Vec<u8>,
+}
+
+impl Chain {
+    /// The chain up to the fact with this check.
+    pub(crate) fn up_to(last: Check) -> Self {
+        Self { last, bytes: Vec::new() }
     }
-    bytes.push(u8::from(row.cause.is_some()));
-    bytes.extend_from_slice(&row.cause.unwrap_or_default().to_le_bytes());
-    for text in [Some(row.name), Some(row.subject), Some(row.principal), row.correlation, row.chain]
-        .into_iter()
-        .chain([Some(row.data)])
-    {
-        let length = text.map_or(u64::MAX, |text| text.len() as u64);
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
+
+    /// The check of the next fact.
+    ///
+    /// Every field goes in with its length or its presence, so that no two facts look the same.
+    pub(crate) fn next(&mut self, row: &Row<'_>) -> Check {
+        let bytes = &mut self.bytes;
+        bytes.clear();
+        bytes.extend_from_slice(&self.last);
+        for number in [row.seq, row.at, row.version] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.push(u8::from(row.cause.is_some()));
+        bytes.extend_from_slice(&row.cause.unwrap_or_default().to_le_bytes());
+        let texts = [row.name, row.subject, row.principal].map(Some);
+        for text in texts.into_iter().chain([row.correlation, row.chain, Some(row.data)]) {
+            let length = text.map_or(u64::MAX, |text| text.len() as u64);
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
+        }
+        self.last.copy_from_slice(&Sha256::digest(bytes)[..START.len()]);
+        self.last
     }
-    let hash = Sha256::digest(&bytes);
-    let mut check = START;
-    check.copy_from_slice(&hash[..START.len()]);
-    check
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check(before: &Check, row: &Row<'_>) -> Check {
+        Chain::up_to(*before).next(row)
+    }
 
     const ROW: Row<'static> = Row {
         seq: 1,

@@ -50,6 +50,13 @@ impl SqliteJournal {
         self.reader.verify(from)
     }
 
+    /// Moves the log into the file, which the next start would have to read and check.
+    ///
+    /// Facts are as safe without it: what stands in the way, such as a reader, is left in peace.
+    pub fn tidy_up(&self) {
+        let _ = self.writer().map(|writer| writer.tidy_up());
+    }
+
     fn writer(&self) -> Result<std::sync::MutexGuard<'_, Writer>, JournalError> {
         self.writer.lock().map_err(|_| JournalError {
             message: "its writer panicked; start again".into(),

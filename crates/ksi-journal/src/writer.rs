@@ -1,10 +1,12 @@
 //! The one connection that writes.
 
+use std::time::Duration;
+
 use ksi_state::{Append, AppendError, JournalError, Record, Seq};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::{
-    chain::{self, Check},
+    chain::{self, Chain, Check},
     failed,
     row::{COLUMNS, Row},
 };
@@ -83,6 +85,11 @@ impl Writer {
         if records.is_empty() { self.try_room().map_err(not_written) } else { Ok(()) }
     }
 
+    pub(crate) fn tidy_up(&self) {
+        let _ = self.connection.busy_timeout(Duration::ZERO);
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
     /// Writes as much as a few facts take, and gives it free again for facts to come.
     fn try_room(&self) -> rusqlite::Result<()> {
         let transaction = Transaction::begin(&self.connection)?;
@@ -125,14 +132,14 @@ fn insert<'a>(
     standing: &Standing,
 ) -> Result<(), AppendError> {
     let mut statement = connection.prepare_cached(sql).map_err(not_written)?;
-    let (Standing { mut head, mut check, .. }, mut before) = (*standing, None);
+    let (mut head, mut chain, mut before) = (standing.head, Chain::up_to(standing.check), None);
     for record in records {
         if record.seq != head.next() {
             let message = format!("fact {} was to be written behind fact {head}", record.seq);
             return Err(JournalError { message, source: None }.into());
         }
         let row = Row::of(record)?;
-        check = chain::check(&check, &row);
+        let check = chain.next(&row);
         row.insert(before.as_ref(), &mut statement, &check).map_err(not_written)?;
         (head, before) = (record.seq, Some(row));
     }

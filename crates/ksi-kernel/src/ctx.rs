@@ -19,7 +19,7 @@ pub struct Caller {
     /// The caller's own key: the same key again means the same request.
     pub idempotency_key: Option<String>,
     /// The caller's listener.
-    pub inbox: Option<Inbox>,
+    pub inbox: Option<Arc<Inbox>>,
     /// The effect that asks, as key and epoch.
     pub(crate) effect: Option<(String, u64)>,
 }
@@ -74,8 +74,7 @@ impl<S: State> Ctx<S> {
             Ok((facts, reply)) => (facts, Ok(reply)),
             Err(error) => (Facts::none(), Err(error)),
         };
-        let kernel = self.kernel.clone();
-        let done = Box::new(move |result| kernel.0.replies.send(durable, result));
+        let done = Box::new(move |result| drop(durable.send(result)));
         let sequencer = &self.kernel.0.sequencer;
         let reply = sequencer.decide(self.plugin, &by, self.now(), decide, done);
         let reply = reply.map_err(|refusal| refused(&refusal))?;

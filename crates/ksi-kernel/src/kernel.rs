@@ -51,7 +51,7 @@ pub(crate) struct Core {
     closed: AtomicBool,
     stop: watch::Sender<bool>,
     broken: AtomicBool,
-    pub(crate) replies: Replies<Result<(), ksi_state::Refused>>,
+    replies: Replies,
 }
 
 /// What a kernel is made of.
@@ -256,6 +256,7 @@ impl Kernel {
                 self.0.broken.store(true, Ordering::Relaxed);
                 self.stop();
             }
+            Committed::Settled(dones, result) => self.0.replies.send(dones, result),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{marker::PhantomData, sync::Arc};
 
+use futures_util::FutureExt;
 use ksi_protocol::{Code, Error, EventDoc, Kind, Pattern, Raw, Result, parse_data};
 use ksi_ring::Event;
 use ksi_runtime::{BoxFuture, Run, caught};
@@ -57,9 +58,12 @@ impl<S: State> Plugin<S> {
     {
         let answer: Handler = Box::new(move |cx, data| {
             let handler = handler.clone();
-            Box::pin(unless_it_panics(event, async move {
+            let answered = caught(async move {
                 let params = parse_data::<P>(&data)?;
                 raw(&handler(cx.of(), params).await?)
+            });
+            Box::pin(answered.map(|answered| {
+                answered.unwrap_or_else(|fault| Err(panicked("the handler", event, fault)))
             }))
         });
         let doc = EventDoc::new::<P>(self.parts.name, event, Kind::Request).replies::<R>();
@@ -134,10 +138,6 @@ impl<S: State> Plugin<S> {
         self.parts.stopper = Some(Box::new(move |cx, ()| Box::pin(stop(cx.of()))));
         self
     }
-}
-
-async fn unless_it_panics(event: &str, answer: impl Future<Output = Result<Raw>>) -> Result<Raw> {
-    caught(answer).await.unwrap_or_else(|fault| Err(panicked("the handler", event, fault)))
 }
 
 /// What becomes of a request when plugin code on its way panics.

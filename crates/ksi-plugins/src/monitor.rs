@@ -145,7 +145,7 @@ async fn unsubscribe(cx: Ctx<()>, req: Unsubscribe) -> Result<Unsubscribed> {
 
 fn inbox(caller: &Caller) -> Result<&Inbox> {
     let none = || Error::conflict("only a connection can subscribe");
-    caller.inbox.as_ref().ok_or_else(none)
+    caller.inbox.as_deref().ok_or_else(none)
 }
 
 async fn get_events(cx: Ctx<()>, req: GetEvents) -> Result<Events> {

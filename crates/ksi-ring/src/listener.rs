@@ -23,14 +23,13 @@ pub enum News {
 
 /// One reader of events; a connection has one, whatever it subscribes to.
 pub struct Listener {
-    inbox: Inbox,
+    inbox: Arc<Inbox>,
     journal: Arc<dyn Journal>,
     awake: Arc<Notify>,
     ready: VecDeque<News>,
 }
 
 /// The handle by which a listener's owner, and handlers on its behalf, subscribe.
-#[derive(Clone)]
 pub struct Inbox {
     ring: Ring,
     id: u64,
@@ -61,11 +60,11 @@ impl Listener {
     /// A listener that hears nothing until it subscribes.
     pub fn new(ring: Ring, journal: Arc<dyn Journal>) -> Self {
         let (id, awake) = ring.register();
-        Self { inbox: Inbox { ring, id }, journal, awake, ready: VecDeque::new() }
+        Self { inbox: Arc::new(Inbox { ring, id }), journal, awake, ready: VecDeque::new() }
     }
 
     /// The handle to subscribe with.
-    pub fn inbox(&self) -> &Inbox {
+    pub fn inbox(&self) -> &Arc<Inbox> {
         &self.inbox
     }
 

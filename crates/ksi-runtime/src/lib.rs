@@ -28,6 +28,9 @@ pub use tasks::Tasks;
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Runs a future to its end; a panic of it becomes a fault.
-pub async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Fault> {
-    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| Fault::of_panic(&*panic))
+///
+/// An `async fn` would hold the future twice: as it was given, and where it is polled.
+pub fn caught<T>(future: impl Future<Output = T>) -> impl Future<Output = Result<T, Fault>> {
+    let ended = AssertUnwindSafe(future).catch_unwind();
+    ended.map(|ended| ended.map_err(|panic| Fault::of_panic(&*panic)))
 }

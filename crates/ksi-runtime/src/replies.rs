@@ -1,32 +1,35 @@
-//! Replies: telling those who wait, from outside the runtime, with one wake-up for many.
+//! Replies: telling those who wait, with one wake-up for all that one commit settled.
 
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use ksi_state::{Done, Refused};
+use tokio::sync::mpsc;
 
 use crate::Tasks;
 
-/// Tells those who wait for a `T`.
-#[derive(Debug)]
-pub struct Replies<T>(mpsc::UnboundedSender<Option<(oneshot::Sender<T>, T)>>);
+/// Those who wait, and what they are to be told.
+type Settled = (Vec<Done>, Result<(), Refused>);
 
-impl<T: Send + 'static> Replies<T> {
+/// Tells those who wait, on the runtime: waking each from another thread costs several times as
+/// much as waking one task that wakes the others.
+#[derive(Debug)]
+pub struct Replies(mpsc::UnboundedSender<Option<Settled>>);
+
+impl Replies {
     /// Replies that one task of these passes on, until they are closed.
     pub fn new(tasks: &Tasks) -> Self {
-        let (replies, mut waiting) = mpsc::unbounded_channel();
+        let (replies, mut settled) = mpsc::unbounded_channel::<Option<Settled>>();
         tasks.spawn("replies", async move {
-            while let Some(Some((to, what))) = waiting.recv().await {
-                drop(oneshot::Sender::send(to, what));
+            while let Some(Some((dones, result))) = settled.recv().await {
+                let tell = |done: Done| done(Result::clone(&result));
+                dones.into_iter().for_each(tell);
             }
         });
         Replies(replies)
     }
 
-    /// Tells one who waits: at once on the runtime; else through the task, because waking each
-    /// from another thread costs several times as much as waking one who wakes the others.
-    pub fn send(&self, to: oneshot::Sender<T>, what: T) {
-        match Handle::try_current() {
-            Ok(_) => drop(to.send(what)),
-            Err(_) => drop(self.0.send(Some((to, what)))),
+    /// Tells these, in order, behind all that were settled before.
+    pub fn send(&self, dones: Vec<Done>, result: Result<(), Refused>) {
+        if !dones.is_empty() {
+            let _ = self.0.send(Some((dones, result)));
         }
     }
 
@@ -38,29 +41,31 @@ impl<T: Send + 'static> Replies<T> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{runtime::Handle, sync::oneshot};
+
     use super::*;
 
     #[tokio::test]
     async fn all_who_wait_are_told_by_another_thread_and_the_task_ends_when_closed() {
         let tasks = Tasks::new(Handle::current());
         let replies = Replies::new(&tasks);
-        let (to, waiting): (Vec<_>, Vec<_>) = (0..100).map(|_| oneshot::channel()).unzip();
+        let waiter = || {
+            let (to, waiting) = oneshot::channel();
+            let done: Done = Box::new(move |result| drop(to.send(result)));
+            (done, waiting)
+        };
+        let (well, told): (Vec<_>, Vec<_>) = (0..100).map(|_| waiter()).unzip();
+        let (lost, refused) = waiter();
         let writer = std::thread::spawn(move || {
-            to.into_iter().zip(0..).for_each(|(to, what)| replies.send(to, what));
+            replies.send(well, Ok(()));
+            replies.send(vec![lost], Err(Refused::Full));
             replies.close();
         });
-        for (waiting, what) in waiting.into_iter().zip(0..) {
-            assert_eq!(waiting.await, Ok(what));
+        for told in told {
+            assert_eq!(told.await, Ok(Ok(())));
         }
+        assert_eq!(refused.await, Ok(Err(Refused::Full)));
         writer.join().unwrap();
         assert_eq!(tasks.drain(std::time::Duration::from_secs(10)).await, [""; 0]);
-    }
-
-    #[tokio::test]
-    async fn on_the_runtime_who_waits_is_told_at_once() {
-        let replies = Replies::new(&Tasks::new(Handle::current()));
-        let (to, mut waiting) = oneshot::channel();
-        replies.send(to, 1);
-        assert_eq!(waiting.try_recv(), Ok(1));
     }
 }

@@ -213,6 +213,9 @@ impl World {
                     self.act(actions);
                 }
                 Committed::Broken(_) => self.crash(script),
+                Committed::Settled(dones, result) => {
+                    dones.into_iter().for_each(|done| done(result.clone()));
+                }
             }
         }
     }

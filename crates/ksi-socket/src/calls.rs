@@ -40,6 +40,8 @@ pub(crate) struct Calls {
     subscribing: usize,
     /// The first that waits is polled by the connection itself; only those beside it need more.
     first: Option<Running>,
+    /// It was polled since the task was last woken, and will wake it.
+    is_polled: bool,
     others: FuturesUnordered<Running>,
 }
 
@@ -69,8 +71,14 @@ impl Calls {
             in_flight: 0,
             subscribing: 0,
             first: None,
+            is_polled: false,
             others: FuturesUnordered::new(),
         }
+    }
+
+    /// The task was woken, perhaps by a call.
+    pub(crate) fn wake(&mut self) {
+        self.is_polled = false;
     }
 
     /// Whether no further line may be taken for now.
@@ -135,13 +143,14 @@ impl Calls {
 
     /// The next call that has ended; none when no call runs.
     fn poll_ended(&mut self, cx: &mut Wake<'_>) -> Poll<Option<Ended>> {
-        if let Some(first) = &mut self.first
+        if let Some(first) = self.first.as_mut().filter(|_| !self.is_polled)
             && let Poll::Ready(ended) = first.poll_unpin(cx)
         {
             self.first = None;
             return Poll::Ready(Some(ended));
         }
-        self.others.poll_next_unpin(cx)
+        // Even an empty set notes who polls it, at every request.
+        if self.others.is_empty() { Poll::Ready(None) } else { self.others.poll_next_unpin(cx) }
     }
 
     /// Answers a line that asks for nothing, in its turn.
@@ -209,9 +218,10 @@ impl Calls {
         self.subscribing += usize::from(asked.event == SUBSCRIBE);
         self.order.busy |= asked.correlation_id.is_none();
         let late = deadline.map(|at| Box::pin(sleep_until(at)));
+        let is_timed = late.is_some();
         let call = Running { call, asked, late };
         match &self.first {
-            None => self.first = Some(call),
+            None => (self.first, self.is_polled) = (Some(call), !is_timed),
             Some(_) => self.others.push(call),
         }
     }

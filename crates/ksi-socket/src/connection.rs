@@ -86,7 +86,7 @@ impl Connection {
             caller.inbox = Some(listener.inbox().clone());
             caller
         });
-        let (watched, bell) = (kernel.clone(), Arc::new(Bell::default()));
+        let (watched, bell) = (kernel.clone(), Arc::new(Bell::new()));
         Connection {
             calls: Calls::new(kernel.clone(), caller),
             kernel,
@@ -113,6 +113,7 @@ impl Connection {
     /// Everything gets its turn at every wake, so that nothing starves; then one write for all.
     fn poll(&mut self, cx: &mut Wake<'_>) -> Poll<io::Result<()>> {
         self.rung |= self.bell.has_rung(cx);
+        self.calls.wake();
         self.notice_closing();
         for _ in 0..TURNS {
             let mut more = self.take_requests(cx)?;

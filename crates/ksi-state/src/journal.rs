@@ -46,7 +46,7 @@ pub struct JournalError {
 }
 
 /// Which facts to read, oldest first unless `newest_first`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Query {
     /// Only facts behind this one.
     pub after: Seq,

@@ -78,6 +78,8 @@ pub enum Committed {
     Room,
     /// The journal cannot go on; the process must end and start again.
     Broken(AppendError),
+    /// These are to be told this, in order.
+    Settled(Vec<Done>, Result<(), Refused>),
 }
 
 /// Takes what is durable, in order, on the writer's thread.
@@ -107,7 +109,7 @@ pub struct Sequencer {
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Facts are read back in pages of this many.
-const PAGE: usize = 4096;
+const PAGE: usize = 2048;
 
 /// So often the writer lets other threads go first before it writes or sleeps.
 const TURNS: usize = 10;
@@ -231,7 +233,7 @@ impl Sequencer {
             sink(Committed::Batch(batch));
             self.lock().durable = last.seq;
         }
-        dones.into_iter().for_each(|done| done(Ok(())));
+        sink(Committed::Settled(dones, Ok(())));
     }
 
     /// No decision is taken any more; the writer ends when it has written the last one.
@@ -270,7 +272,7 @@ impl Sequencer {
         inner.closed |= matches!(news, Committed::Broken(_));
         drop(inner);
         sink(news);
-        lost.into_iter().for_each(|done| done(Err(why.clone())));
+        sink(Committed::Settled(lost, Err(why)));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

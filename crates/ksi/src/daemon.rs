@@ -37,6 +37,7 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
 
 struct Daemon {
     kernel: Kernel,
+    journal: Arc<SqliteJournal>,
     server: Server,
     signals: Signals,
     /// Held as long as the process lives.
@@ -70,10 +71,12 @@ impl Daemon {
         }
         let lock = lock::Lock::acquire(&paths.lock)?;
         let file = paths.state.join("journal.db");
-        let journal = tokio::task::spawn_blocking(move || SqliteJournal::open(&file)).await??;
+        let opening = tokio::task::spawn_blocking(move || SqliteJournal::open(&file));
+        let plugins = ksi_plugins::all(settings(&paths, config)?);
+        let journal = Arc::new(opening.await??);
         let kernel = Kernel::start(Setup {
-            plugins: ksi_plugins::all(settings(&paths, config)?),
-            journal: Arc::new(journal),
+            plugins,
+            journal: journal.clone(),
             clock: Clock::system(),
             guards: Vec::new(),
         })?;
@@ -82,7 +85,7 @@ impl Daemon {
         }
         let server = Server::bind(&paths.socket)?;
         tracing::info!(socket = %paths.socket.display(), version = VERSION, "ready");
-        Ok(Daemon { kernel, server, signals, _lock: lock })
+        Ok(Daemon { kernel, journal, server, signals, _lock: lock })
     }
 
     async fn run(mut self) -> anyhow::Result<ExitCode> {
@@ -102,6 +105,9 @@ impl Daemon {
         }
         drop(serving);
         let broken = self.kernel.broken();
+        if !broken {
+            tokio::task::spawn_blocking(move || self.journal.tidy_up()).await?;
+        }
         tracing::info!("ended");
         Ok(if broken { ExitCode::from(crate::fail::FAILED) } else { ExitCode::SUCCESS })
     }

@@ -232,3 +232,23 @@ fn many_threads_read_beside_the_writer_and_see_whole_batches() {
     assert_eq!(lengths.len(), 400);
     assert!(lengths.iter().all(|length| length % BATCH == 0), "{lengths:?}");
 }
+
+#[test]
+fn facts_that_two_threads_read_are_each_there_once_in_order_also_behind_a_gap() {
+    const FACTS: u64 = 3_000;
+    let place = Place::new();
+    journal_of(&place, FACTS);
+    let check = |first: u64| {
+        let reader = SqliteJournal::open_read_only(&place.file()).unwrap();
+        for (after, limit) in [(0, 1_024), (0, 1_025), (1, 2_999), (700, 2_000), (0, 9_999)] {
+            let read = reader.read(&Query::page(Seq(after), limit)).unwrap();
+            let from = first.max(after + 1);
+            let expected: Vec<_> = (from..=FACTS).take(limit).collect();
+            let read: Vec<_> = read.iter().map(|fact| fact.seq.0).collect();
+            assert!(read == expected, "{limit} after {after}: {} facts", read.len());
+        }
+    };
+    check(1);
+    execute(&place, "DELETE FROM journal WHERE seq < 1300");
+    check(1_300);
+}

@@ -175,3 +175,22 @@ async fn a_signal_reaches_only_those_who_listen() {
     let typo = bench.call("game:", json!({})).await.unwrap_err();
     assert_eq!(typo.code, Code::BadParams, "{typo}");
 }
+
+/// So many bytes a handler holds while it waits.
+const WEIGHT: usize = 4096;
+
+async fn heavy(_: Ctx<()>, _: Nothing) -> Result<Vec<u8>> {
+    let held = [7_u8; WEIGHT];
+    tokio::task::yield_now().await;
+    Ok(held.to_vec())
+}
+
+#[tokio::test]
+async fn a_call_holds_its_handler_once() {
+    let heavy = Plugin::<()>::new("heavy").on("heavy:hold", heavy).into();
+    let bench = Bench::over(MemoryJournal::default(), vec![heavy], Vec::new());
+    let data = serde_json::value::to_raw_value(&json!({})).unwrap();
+    let call = bench.kernel.call(Caller::new("operator"), "heavy:hold", data);
+    let size = size_of_val(&*call);
+    assert!((WEIGHT..2 * WEIGHT).contains(&size), "it takes {size} bytes");
+}

@@ -8,7 +8,7 @@ use std::{
 
 use ksi_state::{
     AppendError, By, Changed, Committed, Fact, Facts, Fault, Journal, Machine, Millis, Out,
-    PluginId, Query, Refused, Sequencer, Stamp, State, Want, testing::memory::MemoryJournal,
+    PluginId, Query, Refused, Sequencer, Sink, Stamp, State, Want, testing::memory::MemoryJournal,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 
@@ -176,7 +176,7 @@ impl Bench {
     }
 
     pub(crate) fn commit(&self) {
-        self.sequencer.try_commit(&|news| self.news.lock().unwrap().push(news));
+        self.sequencer.try_commit(&telling(&|news| self.news.lock().unwrap().push(news)));
     }
 
     pub(crate) fn chat(&self) -> Chat {
@@ -206,6 +206,16 @@ impl Bench {
             Want::Stop { key } => format!("stop {key}"),
         };
         wants.iter().map(|(_, want)| shown(want)).collect()
+    }
+}
+
+/// Tells those who wait, and passes on what else there is.
+pub(crate) fn telling(pass_on: Sink<'_>) -> impl Fn(Committed) {
+    move |news| match news {
+        Committed::Settled(dones, result) => {
+            dones.into_iter().for_each(|done| done(result.clone()))
+        }
+        news => pass_on(news),
     }
 }
 

@@ -175,10 +175,10 @@ fn replies_follow_the_news_of_all_that_was_written() {
         bench.sequencer.decide(CHAT, &By::default(), Millis(5), decide, done).unwrap();
     }
     let heard = order.clone();
-    bench.sequencer.try_commit(&move |news| {
+    bench.sequencer.try_commit(&telling(&move |news| {
         let Committed::Batch(batch) = news else { panic!("not durable") };
         heard.lock().unwrap().push(format!("news of {} facts", batch.records.len()));
-    });
+    }));
     assert_eq!(*order.lock().unwrap(), ["news of 2 facts", "reply 1", "reply 2"]);
 }
 
@@ -235,6 +235,7 @@ fn while_there_is_no_room_facts_are_refused_reads_go_on_and_room_is_told_of_once
             Committed::Full(_) => "full",
             Committed::Room => "room",
             Committed::Broken(_) => "broken",
+            Committed::Settled(..) => "settled",
         };
         news.iter().map(name).collect::<Vec<_>>()
     };
@@ -284,7 +285,8 @@ fn the_writer_looks_for_room_by_itself_and_ends_though_there_is_none() {
     thread::scope(|scope| {
         let sequencer = &bench.sequencer;
         scope.spawn(move || {
-            while sequencer.commit(&|news| tx.send(matches!(news, Committed::Room)).unwrap()) {}
+            let pass_on = |news| tx.send(matches!(news, Committed::Room)).unwrap();
+            while sequencer.commit(&telling(&pass_on)) {}
         });
         assert_eq!(rx.recv(), Ok(false));
         bench.journal.make_room();
@@ -339,7 +341,7 @@ fn an_unknown_outcome_on_disk_breaks_the_sequencer_for_good() {
         assert!(matches!(bench.news.lock().unwrap().last(), Some(Committed::Broken(_))));
         let (refused, _) = bench.decide(CHAT, &By::default(), 5, |_: &Chat, _| (Facts::none(), ()));
         assert_eq!(refused, Err(Refused::Closed));
-        assert!(!bench.sequencer.commit(&|_: Committed| ()), "the writer ends");
+        assert!(!bench.sequencer.commit(&telling(&|_| ())), "the writer ends");
     }
 }
 
@@ -434,7 +436,7 @@ fn the_writer_waits_for_decisions_and_ends_after_the_last_one() {
     let (tx, rx) = mpsc::channel();
     let writer = thread::spawn({
         let bench = bench.clone();
-        move || while bench.sequencer.commit(&|_: Committed| tx.send(()).unwrap()) {}
+        move || while bench.sequencer.commit(&telling(&|_| tx.send(()).unwrap())) {}
     });
     bench.say("a", "1");
     rx.recv().unwrap();
@@ -489,7 +491,7 @@ fn a_journal_that_panics_is_broken_and_those_who_wait_are_told() {
     let facts = Facts::one(said("a", "1"));
     sequencer.decide(CHAT, &By::default(), Millis(5), |_: &Chat, _| (facts, ()), done).unwrap();
     let broken = Mutex::new(None);
-    sequencer.try_commit(&|news| *broken.lock().unwrap() = Some(news));
+    sequencer.try_commit(&telling(&|news| *broken.lock().unwrap() = Some(news)));
     let Some(Committed::Broken(error)) = broken.into_inner().unwrap() else { panic!("it goes on") };
     assert!(error.to_string().contains("no such page"), "{error}");
     assert!(is_lost(&promise), "who waits waits for ever");

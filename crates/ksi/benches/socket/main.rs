@@ -17,7 +17,7 @@ use load::{Load, Runs};
 use tempfile::TempDir;
 
 /// Each figure is the median of so many runs, ours and the reference's in turn.
-const RUNS: usize = 15;
+const RUNS: usize = 25;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();

@@ -191,3 +191,14 @@ async fn a_signal_ends_the_daemon_like_a_request() {
     daemon.wait_for("ended").await;
     assert_eq!(daemon.wait().code(), Some(0));
 }
+
+#[test]
+fn a_stopped_daemon_leaves_no_log_that_the_next_start_must_read() {
+    let home = Home::new();
+    home.ok(&["emit", "state:set", "key=a", "value=1"]);
+    let log = home.path().join("state/journal.db-wal");
+    assert_ne!(std::fs::metadata(&log).unwrap().len(), 0, "nothing was logged");
+    home.ok(&["stop"]);
+    assert_eq!(std::fs::metadata(&log).map_or(0, |log| log.len()), 0);
+    assert!(home.ok(&["emit", "state:get", "key=a"]).contains(r#""value": 1"#));
+}
