@@ -1,28 +1,45 @@
 //! The journal on SQLite: one file, one writer, readers beside it.
 //!
 //! In reading order: `open`, how a file becomes a journal; `writer`, how facts get into it;
-//! `reader`, how they are found again; `chain`, how a changed fact is noticed.
+//! `reader`, how they are found again; `chain`, how a changed fact is noticed; `shelf`, where
+//! snapshots are; `prune`, which facts go; `upkeep`
+//! and `backup`, what people do with a journal.
 
+mod backup;
 mod chain;
 mod open;
+mod prune;
 mod query;
 mod reader;
 mod row;
+mod shelf;
+mod upkeep;
 mod writer;
 
 use std::{path::Path, sync::Mutex};
 
-use ksi_state::{Append, AppendError, Journal, JournalError, Query, Record, Seq};
+use ksi_record::{
+    Append, AppendError, Document, Journal, JournalError, Query, Record, Select, Seq, Snapshot,
+};
 
+pub use backup::{BackupError, Written};
 pub use open::{OpenError, Options};
+pub use prune::Retention;
 pub use reader::{Reader, VerifyError};
+pub use shelf::{Entry, Header, SnapshotError};
+pub use upkeep::{Kept, Stats};
 
+use shelf::Shelf;
 use writer::Writer;
 
 /// A journal in an SQLite file.
 pub struct SqliteJournal {
     writer: Mutex<Writer>,
     reader: Reader,
+    shelf: Shelf,
+    retention: Retention,
+    /// Held by who changes the snapshots or prunes, and by who needs them to stay as they are.
+    upkeep: Mutex<()>,
 }
 
 impl SqliteJournal {
@@ -37,7 +54,9 @@ impl SqliteJournal {
     pub fn open_with(path: &Path, options: &Options) -> Result<Self, OpenError> {
         let writer = open::for_writing(path, options)?;
         let reader = Self::open_read_only(path)?;
-        Ok(Self { writer: Mutex::new(Writer::new(writer)), reader })
+        let (shelf, retention) = (Shelf::beside(reader.path()), options.retention);
+        let (writer, upkeep) = (Mutex::new(Writer::new(writer)), Mutex::default());
+        Ok(Self { writer, reader, shelf, retention, upkeep })
     }
 
     /// Opens a journal that must be there, for tools that only look.
@@ -55,6 +74,11 @@ impl SqliteJournal {
     /// Facts are as safe without it: what stands in the way, such as a reader, is left in peace.
     pub fn tidy_up(&self) {
         let _ = self.writer().map(|writer| writer.tidy_up());
+    }
+
+    /// A panic under it has left whole files behind.
+    fn upkeep(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.upkeep.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn writer(&self) -> Result<std::sync::MutexGuard<'_, Writer>, JournalError> {
@@ -80,6 +104,20 @@ impl Journal for SqliteJournal {
 
     fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
         self.reader.read(query)
+    }
+
+    fn documents(&self, select: &Select) -> Result<Vec<Document>, JournalError> {
+        self.reader.documents(select)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, JournalError> {
+        self.newest_snapshot()
+    }
+
+    fn keep(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
+        let _upkeep = self.upkeep();
+        self.put(snapshot)?;
+        self.prune()
     }
 }
 

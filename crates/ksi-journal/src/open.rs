@@ -8,13 +8,13 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use crate::VerifyError;
+use crate::{Retention, VerifyError};
 
 /// Marks an SQLite file as ours: `KSIj` in ASCII.
 const APPLICATION: i64 = 0x4b53_496a;
 
-/// The shape of the tables below.
-const SHAPE: i64 = 1;
+/// The shape of the tables below, once brought up to date.
+const SHAPE: i64 = 1 + UPGRADES.len() as i64;
 
 /// No secondary index: each costs the commit far more than reading gains.
 const TABLES: &str = r#"
@@ -35,6 +35,23 @@ const TABLES: &str = r#"
     INSERT INTO owner VALUES (0);
 "#;
 
+/// What makes each shape the next one; a new file goes through all of them too.
+const UPGRADES: [&str; 1] = [r#"
+    CREATE TABLE documents (
+        collection TEXT NOT NULL,
+        key TEXT NOT NULL,
+        sort INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        PRIMARY KEY (collection, key)
+    ) STRICT;
+    CREATE INDEX documents_in_order ON documents (collection, sort, key);
+    CREATE TABLE gaps (
+        last INTEGER PRIMARY KEY,
+        first INTEGER NOT NULL,
+        "check" BLOB NOT NULL
+    ) STRICT;
+"#];
+
 /// Another process that writes at this moment is waited for so long.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -54,6 +71,8 @@ const LOG_BYTES: i64 = 64 << 20;
 pub struct Options {
     /// The file may have so many pages of 4 KiB; an append beyond finds no room.
     pub max_pages: Option<u32>,
+    /// What of the past is kept.
+    pub retention: Retention,
 }
 
 /// Why a journal could not be opened.
@@ -108,7 +127,8 @@ pub enum OpenError {
 /// What a file says that it is.
 enum Identity {
     Empty,
-    Journal,
+    /// Of this shape.
+    Journal(i64),
     Newer(i64),
     Foreign,
 }
@@ -153,6 +173,13 @@ pub(crate) fn reading_connection(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// A connection that leaves no log of its own behind: all is in the file when it closes.
+pub(crate) fn writing_connection(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.pragma_update(None, "journal_mode", "delete")?;
+    Ok(connection)
+}
+
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     // Without SQLITE_OPEN_URI: a path is a path, whatever it begins with.
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -165,7 +192,7 @@ fn identity(connection: &Connection) -> rusqlite::Result<Identity> {
     let application = number("PRAGMA application_id")?;
     let shape = number("PRAGMA user_version")?;
     Ok(match (application, shape) {
-        (APPLICATION, SHAPE) => Identity::Journal,
+        (APPLICATION, shape @ 1..=SHAPE) => Identity::Journal(shape),
         (APPLICATION, newer) => Identity::Newer(newer),
         (0, 0) if number("SELECT count(*) FROM sqlite_schema")? == 0 => Identity::Empty,
         _ => Identity::Foreign,
@@ -174,7 +201,7 @@ fn identity(connection: &Connection) -> rusqlite::Result<Identity> {
 
 fn known(path: &Path, identity: &Identity) -> Result<(), OpenError> {
     match identity {
-        Identity::Empty | Identity::Journal => Ok(()),
+        Identity::Empty | Identity::Journal(_) => Ok(()),
         Identity::Newer(found) => Err(OpenError::Newer { path: path.into(), found: *found }),
         Identity::Foreign => Err(OpenError::Foreign { path: path.into() }),
     }
@@ -191,11 +218,19 @@ fn prepare(connection: &mut Connection, options: &Options) -> rusqlite::Result<(
     }
     // Two processes may open a new file at the same time: the second finds the tables.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if matches!(identity(&transaction)?, Identity::Empty) {
-        transaction.execute_batch(TABLES)?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", SHAPE)?;
+    let shape = match identity(&transaction)? {
+        Identity::Empty => {
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "application_id", APPLICATION)?;
+            1
+        }
+        Identity::Journal(shape) => shape,
+        Identity::Newer(_) | Identity::Foreign => return Ok(()),
+    };
+    for upgrade in UPGRADES.iter().skip(usize::try_from(shape - 1).unwrap_or_default()) {
+        transaction.execute_batch(upgrade)?;
     }
+    transaction.pragma_update(None, "user_version", SHAPE)?;
     transaction.commit()
 }
 
@@ -228,7 +263,9 @@ mod tests {
     fn a_commit_looks_up_no_secondary_index() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(TABLES).unwrap();
-        let count = "SELECT count(*) FROM sqlite_schema WHERE type = 'index'";
+        UPGRADES.iter().for_each(|upgrade| connection.execute_batch(upgrade).unwrap());
+        let count =
+            "SELECT count(*) FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'journal'";
         assert_eq!(connection.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
     }
 }

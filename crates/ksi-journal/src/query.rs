@@ -1,18 +1,19 @@
 //! A query as SQL; every value is bound, none becomes part of the text.
 
-use ksi_state::Query;
-use rusqlite::types::Value;
+use ksi_record::{Document, Query, Select};
+use rusqlite::{Connection, params, types::Value};
+use serde_json::value::RawValue;
 
 use crate::row::COLUMNS;
 
 /// A statement and the values it binds, in order.
 #[derive(Debug)]
-pub(crate) struct Select {
+pub(crate) struct Statement {
     pub(crate) sql: String,
     pub(crate) values: Vec<Value>,
 }
 
-impl Select {
+impl Statement {
     /// The statement for a query; `None` when numbers alone say that nothing can match.
     pub(crate) fn of(query: &Query) -> Option<Self> {
         let mut select = Self {
@@ -81,6 +82,30 @@ impl Select {
             self.values.push(limit);
         }
     }
+}
+
+/// The documents that are asked for.
+pub(crate) fn documents(
+    connection: &Connection,
+    select: &Select,
+) -> rusqlite::Result<Vec<Document>> {
+    let Select { collection, key, last_first, offset, limit } = select;
+    let order = if *last_first { "sort DESC, key DESC" } else { "sort, key" };
+    let sql = format!(
+        "SELECT collection, key, sort, data FROM documents
+        WHERE collection = ? AND (? IS NULL OR key = ?) ORDER BY {order} LIMIT ? OFFSET ?"
+    );
+    let all = |limit: usize| if limit == 0 { -1 } else { i64::try_from(limit).unwrap_or(-1) };
+    let mut statement = connection.prepare_cached(&sql)?;
+    let values = params![collection, key, key, all(*limit), *offset as i64];
+    let found = statement.query_map(values, |row| {
+        let invalid = |error| {
+            rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, error)
+        };
+        let data = RawValue::from_string(row.get(3)?).map_err(|error| invalid(error.into()))?;
+        Ok(Document { collection: row.get(0)?, key: row.get(1)?, sort: row.get(2)?, data })
+    })?;
+    found.collect()
 }
 
 fn number(number: u64) -> Option<Value> {

@@ -7,14 +7,13 @@ use std::{
     thread,
 };
 
-use ksi_state::{JournalError, Query, Record, Seq};
+use ksi_record::{Document, JournalError, Query, Record, Select, Seq};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     OpenError,
     chain::{self, Chain, Check},
-    failed, open,
-    query::Select,
+    failed, open, query,
     row::{COLUMNS, Row},
 };
 
@@ -59,6 +58,11 @@ impl Reader {
         }
     }
 
+    /// The journal's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The last fact's place; `Seq(0)` when there is none.
     pub fn head(&self) -> Result<Seq, JournalError> {
         self.with(|connection| {
@@ -87,7 +91,9 @@ impl Reader {
     }
 
     fn select(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
-        let Some(Select { sql, values }) = Select::of(query) else { return Ok(Vec::new()) };
+        let Some(query::Statement { sql, values }) = query::Statement::of(query) else {
+            return Ok(Vec::new());
+        };
         let found = self.with(|connection| {
             let mut statement = connection.prepare_cached(&sql)?;
             let mut rows = statement.query(rusqlite::params_from_iter(values))?;
@@ -100,6 +106,25 @@ impl Reader {
         found.map_err(failed("facts cannot be read"))?.into_iter().collect()
     }
 
+    /// The documents that are asked for.
+    pub fn documents(&self, select: &Select) -> Result<Vec<Document>, JournalError> {
+        let found = self.with(|connection| query::documents(connection, select));
+        found.map_err(failed("documents cannot be read"))
+    }
+
+    /// The check of this fact, if it is there.
+    pub(crate) fn check(&self, seq: Seq) -> Result<Option<Check>, JournalError> {
+        let Ok(seq) = i64::try_from(seq.0) else { return Ok(None) };
+        self.with(|connection| before(connection, seq)).map_err(failed("facts cannot be read"))
+    }
+
+    /// Whether facts went from the journal's beginning.
+    pub(crate) fn begins_later(&self) -> Result<bool, JournalError> {
+        const FIRST: &str = "SELECT ifnull(min(seq), 1) > 1 FROM journal";
+        let first = self.with(|connection| connection.query_row(FIRST, [], |row| row.get(0)));
+        first.map_err(failed("facts cannot be read"))
+    }
+
     /// Checks every fact behind `from` against the one before it; returns the last one's place.
     pub fn verify(&self, from: Seq) -> Result<Seq, VerifyError> {
         let checked = self.with(|connection| verify(connection, from));
@@ -110,7 +135,10 @@ impl Reader {
     }
 
     /// Runs on an idle connection, or on a new one; it is kept when all went well.
-    fn with<R>(&self, run: impl FnOnce(&Connection) -> rusqlite::Result<R>) -> rusqlite::Result<R> {
+    pub(crate) fn with<R>(
+        &self,
+        run: impl FnOnce(&Connection) -> rusqlite::Result<R>,
+    ) -> rusqlite::Result<R> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
         let connection = match kept {
@@ -143,8 +171,8 @@ fn first_half(limit: usize) -> usize {
 /// The last fact's place, or that of the first one that does not fit behind the one before it.
 fn verify(connection: &Connection, from: Seq) -> rusqlite::Result<Result<Seq, Seq>> {
     let Ok(after) = i64::try_from(from.0) else { return Ok(Ok(from)) };
-    let mut chain = Chain::up_to(before(connection, after)?.unwrap_or(chain::START));
-    let mut last = from;
+    let start = if after == 0 { Some(chain::START) } else { before(connection, after)? };
+    let (mut last, mut chain) = (from, start.map(Chain::up_to));
     let sql = format!("SELECT {COLUMNS} FROM journal WHERE seq > ? ORDER BY seq");
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query([after])?;
@@ -152,11 +180,14 @@ fn verify(connection: &Connection, from: Seq) -> rusqlite::Result<Result<Seq, Se
         let next = last.next();
         // A value of the wrong type is a change like any other.
         let Ok((fact, check)) = Row::read(row) else { return Ok(Err(next)) };
+        if i64::try_from(next.0) != Ok(fact.seq) || chain.is_none() {
+            chain = gap(connection, next, fact.seq - 1)?.map(Chain::up_to);
+        }
         // The check covers the place too, so that a lost fact shows as well.
-        if check != chain.next(&fact) {
+        if chain.as_mut().map(|chain| chain.next(&fact)) != Some(check) {
             return Ok(Err(next));
         }
-        last = next;
+        last = Seq(fact.seq.unsigned_abs());
     }
     Ok(Ok(last))
 }
@@ -165,4 +196,11 @@ fn before(connection: &Connection, seq: i64) -> rusqlite::Result<Option<Check>> 
     let mut statement =
         connection.prepare_cached(r#"SELECT "check" FROM journal WHERE seq = ?"#)?;
     statement.query_row([seq], |row| row.get(0)).optional()
+}
+
+/// The check of the last of the facts that went from here to there, if all of them went.
+fn gap(connection: &Connection, from: Seq, to: i64) -> rusqlite::Result<Option<Check>> {
+    const GAP: &str = r#"SELECT "check" FROM gaps WHERE last = ? AND first <= ?"#;
+    let Ok(from) = i64::try_from(from.0) else { return Ok(None) };
+    connection.prepare_cached(GAP)?.query_row([to, from], |row| row.get(0)).optional()
 }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use ksi_state::{JournalError, Millis, Origin, Record, Seq};
+use ksi_record::{JournalError, Millis, Origin, Record, Seq};
 use serde_json::value::RawValue;
 
 use crate::chain::Check;

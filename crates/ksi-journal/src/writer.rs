@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use ksi_state::{Append, AppendError, JournalError, Record, Seq};
-use rusqlite::{Connection, ErrorCode};
+use ksi_record::{Append, AppendError, Document, JournalError, Record, Seq};
+use rusqlite::{Connection, ErrorCode, params};
 
 use crate::{
     chain::{self, Chain, Check},
     failed,
+    prune::{Needless, Retention},
     row::{COLUMNS, Row},
 };
 
@@ -75,14 +76,31 @@ impl Writer {
             self.connection.execute(CLAIM, []).map_err(not_written)?;
             standing.epoch += 1;
         }
-        let Append { records, expect, epoch } = batch;
+        let Append { records, documents, expect, epoch } = batch;
         if overtaken || epoch != standing.epoch || expect != standing.head {
             return Err(AppendError::Conflict { expect, found: standing.head });
         }
         insert(&self.connection, &self.insert, records.iter().map(AsRef::as_ref), &standing)?;
+        write(&self.connection, documents).map_err(not_written)?;
         transaction.commit().map_err(not_written)?;
         self.unwritten_over = None;
         if records.is_empty() { self.try_room().map_err(not_written) } else { Ok(()) }
+    }
+
+    /// Takes away a handful of facts; false when no more of them may go.
+    pub(crate) fn prune(
+        &self,
+        needless: &mut Needless,
+        retention: Retention,
+    ) -> rusqlite::Result<bool> {
+        needless.take(&self.connection, retention)
+    }
+
+    /// Gives back to the system what the file no longer needs, and merges the log into it.
+    pub(crate) fn compact(&self) -> rusqlite::Result<()> {
+        self.connection.execute_batch("VACUUM")?;
+        self.tidy_up();
+        Ok(())
     }
 
     pub(crate) fn tidy_up(&self) {
@@ -103,15 +121,15 @@ impl Writer {
 }
 
 /// A transaction whose statements are parsed once; it is rolled back when it is dropped.
-struct Transaction<'c>(&'c Connection);
+pub(crate) struct Transaction<'c>(&'c Connection);
 
 impl<'c> Transaction<'c> {
-    fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
+    pub(crate) fn begin(connection: &'c Connection) -> rusqlite::Result<Self> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(Transaction(connection))
     }
 
-    fn commit(self) -> rusqlite::Result<()> {
+    pub(crate) fn commit(self) -> rusqlite::Result<()> {
         self.0.prepare_cached("COMMIT")?.execute([]).map(drop)
     }
 }
@@ -146,6 +164,16 @@ fn insert<'a>(
     Ok(())
 }
 
+fn write(connection: &Connection, documents: &[Document]) -> rusqlite::Result<()> {
+    const PUT: &str = "INSERT INTO documents (collection, key, sort, data) VALUES (?, ?, ?, ?)
+        ON CONFLICT DO UPDATE SET sort = excluded.sort, data = excluded.data";
+    for Document { collection, key, sort, data } in documents {
+        let put = params![collection, key, sort, data.get()];
+        connection.prepare_cached(PUT)?.execute(put)?;
+    }
+    Ok(())
+}
+
 impl Standing {
     fn of(connection: &Connection) -> rusqlite::Result<Self> {
         const LAST: &str = r#"SELECT epoch, seq, "check" FROM owner
@@ -173,14 +201,14 @@ fn not_written(error: rusqlite::Error) -> AppendError {
 mod tests {
     use std::sync::Arc;
 
-    use ksi_state::testing::journal_suite::record;
+    use ksi_record::testing::journal_suite::record;
 
     use super::*;
     use crate::{Options, open::for_writing};
 
     fn append(writer: &mut Writer, epoch: u64, seq: u64) -> Result<(), AppendError> {
         let records = [Arc::new(record(seq))];
-        writer.append(Append { records: &records, expect: Seq(seq - 1), epoch })
+        writer.append(Append { records: &records, documents: &[], expect: Seq(seq - 1), epoch })
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{marker::PhantomData, sync::Arc};
 
 use ksi_protocol::{Error, Pattern, Raw, Result};
 use ksi_ring::{Inbox, Listener};
-use ksi_state::{By, Facts, Millis, Origin, PluginId, Query, Record, Refused, State};
+use ksi_state::{By, Facts, Journal, JournalError, Millis, Origin, PluginId, Refused, State};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::to_raw_value;
 use tokio::sync::oneshot;
@@ -118,10 +118,13 @@ impl<S: State> Ctx<S> {
         Ok(listener)
     }
 
-    /// The facts in the journal that match.
-    pub async fn journal(&self, query: Query) -> Result<Vec<Record>> {
+    /// Reads from the journal: facts, or documents.
+    pub async fn journal<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn Journal) -> Result<R, JournalError> + Send + 'static,
+    ) -> Result<R> {
         let journal = self.kernel.0.journal.clone();
-        let read = tokio::task::spawn_blocking(move || journal.read(&query)).await;
+        let read = tokio::task::spawn_blocking(move || read(&*journal)).await;
         let read = read.map_err(|_| Error::internal("reading the journal panicked"))?;
         read.map_err(|error| Error::unavailable(error.to_string()))
     }

@@ -1,15 +1,18 @@
 //! The kernel: plugins, sequencer, router, ring and tasks put together.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::{future::ready, thread::JoinHandle, time::Duration};
+use std::{future::ready, time::Duration};
 
 use ksi_protocol::{Error, EventDoc, Raw, Result};
 use ksi_ring::{Event, Listener, News, Ring};
-use ksi_runtime::{BoxFuture, Clock, EffectFailed, Effects, Replies, Run, Tasks, caught, room};
-use ksi_state::{By, Committed, Facts, Fault, Journal, JournalError, PluginId, Seq, Sequencer};
-use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::watch, time::timeout};
+use ksi_runtime::{
+    BoxFuture, Clock, EffectFailed, Effects, Ending, Replies, Run, Snapshots, Tasks,
+};
+use ksi_runtime::{Writer, caught, room};
+use ksi_state::{
+    By, Committed, Facts, Fault, Journal, JournalError, PluginId, Replica, Seq, Sequencer,
+};
+use tokio::{runtime::Handle, time::timeout};
 
 use crate::ctx::{Caller, Ctx};
 use crate::plugin::{AnyPlugin, Parts, Plugin};
@@ -27,12 +30,9 @@ pub enum StartError {
     /// A plugin watches a pattern that is none.
     #[error("plugin `{0}`: {1}")]
     Pattern(&'static str, Error),
-    /// The journal cannot be read.
+    /// The journal cannot be read, or not be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The writer's thread could not be started.
-    #[error("the journal's writer could not be started")]
-    Writer(#[from] std::io::Error),
 }
 
 /// A running kernel.
@@ -46,12 +46,10 @@ pub(crate) struct Core {
     pub(crate) ring: Ring,
     effects: Effects,
     plugins: Vec<Parts>,
-    writer: Mutex<Option<JoinHandle<()>>>,
-    closing: watch::Sender<bool>,
-    closed: AtomicBool,
-    stop: watch::Sender<bool>,
-    broken: AtomicBool,
+    writer: Writer,
+    ending: Ending,
     replies: Replies,
+    snapshots: Snapshots,
 }
 
 /// What a kernel is made of.
@@ -64,6 +62,8 @@ pub struct Setup {
     pub clock: Clock,
     /// Who may send what.
     pub guards: Vec<Guard>,
+    /// A snapshot is made whenever so many facts have come; 0 means only when asked, or at the end.
+    pub snapshot_every: u64,
 }
 
 /// How long tasks have to end by themselves before they are named and ended.
@@ -73,7 +73,8 @@ impl Kernel {
     /// Folds the journal, starts what is wanted, and answers from then on.
     ///
     /// Must be called on a tokio runtime, which runs everything that the kernel owns.
-    pub fn start(Setup { plugins, journal, clock, guards }: Setup) -> Result<Kernel, StartError> {
+    pub fn start(setup: Setup) -> Result<Kernel, StartError> {
+        let Setup { plugins, journal, clock, guards, snapshot_every: every } = setup;
         let own = Plugin::<()>::new("kernel").fact::<EffectFailed>();
         let own = own.signal::<room::Full>(room::FULL);
         let own = own.signal::<room::Recovered>(room::RECOVERED).into();
@@ -84,22 +85,22 @@ impl Kernel {
             return Err(StartError::Twice(names[id]));
         }
         let router = Router::new(&mut plugins, guards)?;
-        let (sequencer, wants) = Sequencer::open(machines, journal.clone())?;
+        let live = Replica::new(machines);
+        let copy = live.fork();
+        let (sequencer, wants) = Sequencer::open(live, journal.clone())?;
         let (ring, tasks) = (Ring::default(), Tasks::new(Handle::current()));
         ring.start_at(sequencer.position().1);
         let kernel = Kernel(Arc::new_cyclic(|core: &Weak<Core>| Core {
             replies: Replies::new(&tasks),
+            snapshots: Snapshots::new(copy, journal.clone(), every, sequencer.since(), &tasks),
             effects: Effects::new(names, core.clone(), tasks, clock),
             sequencer,
             journal,
             router,
             ring,
             plugins,
-            writer: Mutex::default(),
-            closing: watch::Sender::new(false),
-            closed: AtomicBool::new(false),
-            stop: watch::Sender::new(false),
-            broken: AtomicBool::new(false),
+            writer: Writer::default(),
+            ending: Ending::default(),
         }));
         for (id, plugin) in kernel.0.plugins.iter().enumerate() {
             for (index, (pattern, _)) in plugin.watchers.iter().enumerate() {
@@ -112,16 +113,15 @@ impl Kernel {
         kernel.0.effects.apply(wants);
         kernel.0.sequencer.try_commit(&|news| kernel.committed(news));
         let writer = kernel.clone();
-        let write = move || while writer.0.sequencer.commit(&|news| writer.committed(news)) {};
-        let thread = std::thread::Builder::new().name("journal".into()).spawn(write)?;
-        *kernel.0.writer.lock() = Some(thread);
+        let commit = move || writer.0.sequencer.commit(&|news| writer.committed(news));
+        kernel.0.writer.start(commit)?;
         Ok(kernel)
     }
 
     /// Answers a request of this caller.
     pub fn call(&self, caller: Caller, event: &str, data: Raw) -> Answer {
         // Only here: what was begun before may still call what it needs to finish.
-        match self.is_closing() {
+        match self.0.ending.is_closing() {
             true => Box::pin(ready(Err(Error::shutdown()))),
             false => self.dispatch(caller, event, data),
         }
@@ -140,6 +140,11 @@ impl Kernel {
     /// What the plugins' states want, and what of it runs.
     pub fn effects(&self) -> &Effects {
         &self.0.effects
+    }
+
+    /// What makes snapshots.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.0.snapshots
     }
 
     /// The clock.
@@ -167,35 +172,15 @@ impl Kernel {
         self.0.sequencer.position()
     }
 
-    /// Whether the journal failed, so that only a new start helps.
-    pub fn broken(&self) -> bool {
-        self.0.broken.load(Ordering::Relaxed)
-    }
-
     /// Each plugin's state and wants, as they are and as the whole journal makes them.
     #[cfg(any(test, feature = "testing"))]
     pub fn audit(&self) -> Result<[Vec<ksi_state::testing::Snapshot>; 2], JournalError> {
         self.0.sequencer.audit()
     }
 
-    /// Asks the daemon to shut down.
-    pub fn stop(&self) {
-        self.0.stop.send_replace(true);
-    }
-
-    /// Returns once somebody has asked the daemon to stop.
-    pub async fn stop_requested(&self) {
-        let _ = self.0.stop.subscribe().wait_for(|stop| *stop).await;
-    }
-
-    /// Whether no new request is taken.
-    pub fn is_closing(&self) -> bool {
-        self.0.closed.load(Ordering::Acquire)
-    }
-
-    /// Returns once no new request is taken.
-    pub async fn closing(&self) {
-        let _ = self.0.closing.subscribe().wait_for(|closing| *closing).await;
+    /// How the daemon comes to its end.
+    pub fn ending(&self) -> &Ending {
+        &self.0.ending
     }
 
     /// Ends in phases: refuse, finish within the grace, stop, write, end all tasks.
@@ -203,8 +188,7 @@ impl Kernel {
     /// Only the writing has no bound: what was decided must reach the disk.
     pub async fn shutdown(&self, grace: Duration) {
         let core = &self.0;
-        core.closed.store(true, Ordering::Release);
-        core.closing.send_replace(true);
+        core.ending.close();
         let _ = timeout(grace, async {
             for (id, Parts { name, stopper, .. }) in core.plugins.iter().enumerate().rev() {
                 let Some(stop) = stopper else { continue };
@@ -218,10 +202,8 @@ impl Kernel {
         core.effects.stop();
         let _ = timeout(LAGGARDS, core.effects.drain()).await;
         core.sequencer.close();
-        let writer = core.writer.lock().take();
-        if let Some(writer) = writer {
-            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
-        }
+        core.writer.end().await;
+        core.snapshots.finish().await;
         core.replies.close();
         core.ring.close();
         for name in self.tasks().drain(LAGGARDS).await {
@@ -240,6 +222,7 @@ impl Kernel {
         let cx = || Ctx::<()>::new(self.clone(), PluginId(0), Caller::system());
         match news {
             Committed::Batch(batch) => {
+                batch.records.last().inspect(|last| self.0.snapshots.note(last.seq));
                 self.0.ring.publish(batch.records.into_iter().map(Event::fact));
                 self.0.effects.apply(batch.wants);
             }
@@ -253,8 +236,7 @@ impl Kernel {
             }
             Committed::Broken(error) => {
                 tracing::error!(%error, "the journal failed; the daemon ends");
-                self.0.broken.store(true, Ordering::Relaxed);
-                self.stop();
+                self.0.ending.fail();
             }
             Committed::Settled(dones, result) => self.0.replies.send(dones, result),
         }

@@ -128,6 +128,7 @@
 //!         journal: Arc::new(MemoryJournal::default()),
 //!         clock: clock.clone(),
 //!         guards: Vec::new(),
+//!         snapshot_every: 10_000,
 //!     })?;
 //!     let mut listener = kernel.listener();
 //!     listener.inbox().subscribe(vec![Pattern::parse("reminder:rang")?], None);
@@ -227,7 +228,8 @@ pub use ksi_protocol::{Code, Error, EventDoc, Kind, Pattern, Raw, Result};
 pub use ksi_ring::{Because, Event, Inbox, Listener, News};
 pub use ksi_runtime::{BoxFuture, Clock, EffectFailed, Tasks};
 pub use ksi_state::{
-    Changed, Fact, Facts, Fault, Journal, Millis, Origin, Out, Query, Record, Seq, Stamp, Want,
+    Changed, Document, Fact, Facts, Fault, Journal, Millis, Origin, Out, Query, Record, Select,
+    Seq, Stamp, Want,
 };
 pub use plugin::{AnyPlugin, Plugin};
 pub use router::{Answer, Guard};

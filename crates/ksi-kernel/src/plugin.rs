@@ -80,6 +80,16 @@ impl<S: State> Plugin<S> {
         self
     }
 
+    /// The state has a shape of this version; snapshots of older ones are read by `older`.
+    pub fn upgrade(
+        mut self,
+        version: u16,
+        older: impl Fn(u16, &str) -> Result<S, Fault> + Send + Sync + 'static,
+    ) -> Self {
+        self.machine.upgrade(version, older);
+        self
+    }
+
     /// Declares a fact of this plugin, so that it is documented and cannot be sent from outside.
     pub fn fact<F: Fact + JsonSchema>(mut self) -> Self {
         let doc = EventDoc::new::<F>(self.parts.name, F::NAME, Kind::Fact);

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use ksi_kernel::{AnyPlugin, Millis};
 
+pub mod checkpoint;
 pub mod model;
 pub mod monitor;
 pub mod orchestration;
@@ -34,7 +35,7 @@ pub struct Settings {
     pub local_idle_ms: u64,
 }
 
-/// All plugins, in the order in which they fold.
+/// All plugins but [`checkpoint`], which needs the journal, in the order in which they fold.
 pub fn all(settings: Settings) -> Vec<AnyPlugin> {
     let settings = Arc::new(settings);
     vec![

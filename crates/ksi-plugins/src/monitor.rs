@@ -169,7 +169,8 @@ async fn get_events(cx: Ctx<()>, req: GetEvents) -> Result<Events> {
         limit: req.limit,
         ..Query::default()
     };
-    let events: Vec<_> = cx.journal(query).await?.into_iter().map(happened).collect();
+    let events: Vec<_> =
+        cx.journal(move |journal| journal.read(&query)).await?.into_iter().map(happened).collect();
     Ok(Events { count: events.len(), events })
 }
 

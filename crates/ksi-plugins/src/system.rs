@@ -220,7 +220,7 @@ fn no_namespace(cx: &Ctx<()>, wanted: &str) -> Error {
 }
 
 async fn shutdown(cx: Ctx<()>, _: Shutdown) -> Result<Stopping> {
-    cx.daemon().stop();
+    cx.daemon().ending().ask();
     Ok(Stopping { status: "stopping" })
 }
 

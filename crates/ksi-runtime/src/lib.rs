@@ -2,16 +2,20 @@
 //!
 //! In reading order: `clock`, where time comes from; `tasks`, who owns what is spawned; `runs`,
 //! what should run, pure; `effects`, which starts and stops it; `room`, what is told when the disk
-//! is full; `replies`, who is told of the end.
+//! is full; `writer`, who commits; `replies`, who is told of the end; `snapshots`, which make the next start fast;
+//! `ending`, how the daemon comes to its end.
 
 mod clock;
 mod effects;
+mod ending;
 mod replies;
 pub mod room;
 mod runs;
+mod snapshots;
 mod tasks;
 #[cfg(any(test, feature = "testing"))]
 pub mod world;
+mod writer;
 
 use std::{panic::AssertUnwindSafe, pin::Pin};
 
@@ -20,9 +24,12 @@ use ksi_state::Fault;
 
 pub use clock::Clock;
 pub use effects::{EffectFailed, Effects, Performer, Run};
+pub use ending::Ending;
 pub use replies::Replies;
 pub use runs::{Action, Ended, Place, Runs};
+pub use snapshots::Snapshots;
 pub use tasks::Tasks;
+pub use writer::Writer;
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -14,7 +14,7 @@ use std::{
 
 use ksi_state::{
     AnyEffect, AppendError, By, Committed, Facts, Journal, Machine, Millis, Origin, PluginId,
-    Query, Refused, Seq, Sequencer, State, Wants, testing::memory::MemoryJournal,
+    Query, Refused, Replica, Seq, Sequencer, State, Wants, testing::memory::MemoryJournal,
 };
 
 use crate::runs::{Action, Ended, Place, Runs};
@@ -94,7 +94,7 @@ impl World {
         let journal = MemoryJournal::default();
         let now = Millis(1_000_000);
         let (sequencer, wants) =
-            Sequencer::open(script.machines(), Arc::new(journal.clone())).unwrap();
+            Sequencer::open(Replica::new(script.machines()), Arc::new(journal.clone())).unwrap();
         let mut world = World {
             journal,
             sequencer,
@@ -234,7 +234,7 @@ impl World {
     /// The process dies and starts again over what is on disk.
     fn crash(&mut self, script: &impl Script) {
         let journal = Arc::new(self.journal.clone());
-        let (sequencer, wants) = Sequencer::open(script.machines(), journal).unwrap();
+        let (sequencer, wants) = Sequencer::open(Replica::new(script.machines()), journal).unwrap();
         (self.sequencer, self.runs) = (sequencer, Runs::default());
         self.running.clear();
         self.begin(wants, script);

@@ -94,7 +94,7 @@ impl Connection {
             input: Input::default(),
             out: BytesMut::new(),
             news: Some(Box::pin(next_news(listener))),
-            closing: Some(Box::pin(async move { watched.closing().await })),
+            closing: Some(Box::pin(async move { watched.ending().closing().await })),
             ring: bell.clone().into(),
             bell,
             rung: true,
@@ -304,6 +304,7 @@ mod tests {
             journal: Arc::new(MemoryJournal::default()),
             clock: Clock::manual(ksi_kernel::Millis(1_500)),
             guards: Vec::new(),
+            snapshot_every: 0,
         });
         let (mut theirs, ours) = UnixStream::pair().unwrap();
         let connection = Connection::new(kernel.unwrap(), ours, None);

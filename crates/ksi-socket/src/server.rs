@@ -96,7 +96,7 @@ impl Server {
     ///   `system:shutdown_notification`, once, whatever it subscribes to.
     /// - Who does not read is not read from, and costs a bounded amount of memory.
     pub async fn run(self, kernel: Kernel) {
-        let mut closing = pin!(kernel.closing());
+        let mut closing = pin!(kernel.ending().closing());
         loop {
             let accepted = tokio::select! {
                 () = &mut closing => return,

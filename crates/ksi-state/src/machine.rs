@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::{any::Any, fmt, sync::Arc};
 
+use ksi_record::{Document, Millis, Record, Section, Seq};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::fact::{Fact, Millis, Record, Stamp};
+use crate::fact::{Fact, Stamp};
 use crate::sequencer::{PluginId, Refused};
 
 /// A plugin's state: made by folding facts, and by nothing else.
@@ -34,13 +35,19 @@ impl Fault {
 /// What a fold says besides changing its state.
 #[derive(Debug, Default)]
 pub struct Out {
-    touched: BTreeSet<String>,
+    pub(crate) touched: BTreeSet<String>,
+    pub(crate) documents: Vec<Document>,
 }
 
 impl Out {
     /// This key changed too, though the fact is about another.
     pub fn touch(&mut self, key: impl Into<String>) {
         self.touched.insert(key.into());
+    }
+
+    /// This is finished: it is kept with the fact, to be read and not to be remembered.
+    pub fn document(&mut self, document: Document) {
+        self.documents.push(document);
     }
 }
 
@@ -118,10 +125,11 @@ impl<E: Effect> Want<E> {
 }
 
 type AnyState = Box<dyn Any + Send>;
-type FoldFn = Box<
+type FoldFn = Arc<
     dyn Fn(&mut dyn Any, Option<&dyn Any>, &Record, &mut Out) -> Result<(), Fault> + Send + Sync,
 >;
-type DriveFn = Box<dyn Fn(&dyn Any, Changed<'_>) -> Vec<Want<AnyEffect>> + Send + Sync>;
+type DriveFn = Arc<dyn Fn(&dyn Any, Changed<'_>) -> Vec<Want<AnyEffect>> + Send + Sync>;
+type ParseFn = Arc<dyn Fn(&Section) -> Result<AnyState, Fault> + Send + Sync>;
 
 /// A plugin's state machine: its folds, its drive, its state, and what that wants at present.
 pub struct Machine {
@@ -129,15 +137,19 @@ pub struct Machine {
     /// With the names of the facts that they fold: few enough to look through.
     folds: Vec<(&'static str, FoldFn)>,
     drive: Option<DriveFn>,
+    /// Of the state's shape.
+    version: u16,
     init: fn() -> AnyState,
-    #[cfg(any(test, feature = "testing"))]
-    dump: fn(&dyn Any) -> serde_json::Result<serde_json::Value>,
+    dump: fn(&dyn Any) -> serde_json::Result<String>,
+    parse: ParseFn,
     pub(crate) live: Live,
 }
 
 /// What folds have made of a machine so far.
 pub(crate) struct Live {
     state: AnyState,
+    /// A snapshot holds the facts up to this one.
+    pub(crate) since: Seq,
     pub(crate) degraded: Option<String>,
     pub(crate) wanted: BTreeMap<String, Want<AnyEffect>>,
 }
@@ -150,11 +162,33 @@ impl Machine {
             name,
             folds: Vec::new(),
             drive: None,
+            version: 1,
             init,
-            #[cfg(any(test, feature = "testing"))]
-            dump: |state| serde_json::to_value(state.downcast_ref::<S>()),
-            live: Live { state: init(), degraded: None, wanted: BTreeMap::new() },
+            dump: |state| serde_json::to_string(&state.downcast_ref::<S>()),
+            parse: Arc::new(parse_state::<S>),
+            live: Live { state: init(), since: Seq(0), degraded: None, wanted: BTreeMap::new() },
         }
+    }
+
+    /// The same machine with nothing folded yet.
+    pub(crate) fn fork(&self) -> Self {
+        let (folds, drive, parse) = (self.folds.clone(), self.drive.clone(), self.parse.clone());
+        let live =
+            Live { state: (self.init)(), since: Seq(0), degraded: None, wanted: BTreeMap::new() };
+        Machine { folds, drive, parse, live, ..*self }
+    }
+
+    /// The state has a shape of this version; snapshots of older ones are read by `older`.
+    pub fn upgrade<S: State>(
+        &mut self,
+        version: u16,
+        older: impl Fn(u16, &str) -> Result<S, Fault> + Send + Sync + 'static,
+    ) {
+        self.version = version;
+        self.parse = Arc::new(move |section| match section.version < version {
+            true => Ok(Box::new(older(section.version, &section.state)?)),
+            false => parse_state::<S>(section),
+        });
     }
 
     /// This fact changes the state so; pure, and never on values the machine did not make.
@@ -162,11 +196,11 @@ impl Machine {
         &mut self,
         fold: impl Fn(&mut S, &F, &Stamp, &mut Out) -> Result<(), Fault> + Send + Sync + 'static,
     ) {
-        let fold: FoldFn = Box::new(move |state, live, record, out| {
+        let fold: FoldFn = Arc::new(move |state, live, record, out| {
             let state = state.downcast_mut().ok_or_else(|| Fault("not a state of its".into()))?;
             match live.and_then(<dyn Any>::downcast_ref::<F>) {
-                Some(fact) => fold(state, fact, &record.stamp(), out),
-                None => fold(state, &parse(record)?, &record.stamp(), out),
+                Some(fact) => fold(state, fact, &Stamp::of(record), out),
+                None => fold(state, &parse(record)?, &Stamp::of(record), out),
             }
         });
         self.folds.push((F::NAME, fold));
@@ -177,7 +211,7 @@ impl Machine {
         &mut self,
         drive: impl Fn(&S, Changed<'_>) -> Vec<Want<E>> + Send + Sync + 'static,
     ) {
-        self.drive = Some(Box::new(move |state, changed| match state.downcast_ref() {
+        self.drive = Some(Arc::new(move |state, changed| match state.downcast_ref() {
             Some(state) => drive(state, changed).into_iter().map(Want::erase).collect(),
             None => Vec::new(),
         }));
@@ -191,31 +225,42 @@ impl Machine {
         }
     }
 
-    /// Forgets everything, and hands out what was there.
-    pub(crate) fn reset(&mut self) -> Live {
-        let fresh = Live { state: (self.init)(), degraded: None, wanted: BTreeMap::new() };
-        std::mem::replace(&mut self.live, fresh)
+    /// Forgets everything but what the section of a snapshot says.
+    pub(crate) fn reset(&mut self, section: Option<&Section>) {
+        self.live = self.fork().live;
+        let Some(section) = section else { return };
+        self.live.since = section.seq;
+        let parse = || match section.version > self.version {
+            true => Err(newer(section.version, self.version)),
+            false => (self.parse)(section),
+        };
+        match catch(parse).flatten() {
+            Ok(state) => self.live.state = state,
+            Err(Fault(why)) => self.live.degraded = Some(format!("its snapshot: {why}")),
+        }
     }
 
-    /// Folds one fact and collects the keys that it changed, where there is something to drive.
-    pub(crate) fn apply(
-        &mut self,
-        fact: Option<&dyn Any>,
-        record: &Record,
-        keys: &mut Option<BTreeSet<String>>,
-    ) {
-        let Live { state, degraded, .. } = &mut self.live;
+    /// The state as of this fact, if it can be trusted.
+    pub(crate) fn section(&self, seq: Seq, at: Millis) -> Option<Section> {
+        let well = self.live.degraded.is_none();
+        let state = well.then(|| (self.dump)(&*self.live.state).ok())??;
+        Some(Section { seq, at, version: self.version, state })
+    }
+
+    /// Folds one fact; a new one also tells `out` what it is about, where there is a drive.
+    pub(crate) fn apply(&mut self, fact: Option<&dyn Any>, record: &Record, out: &mut Out) {
+        let Live { state, degraded, since, .. } = &mut self.live;
+        if record.seq <= *since {
+            return;
+        }
         for (_, fold) in self.folds.iter().filter(|(name, _)| *name == record.name) {
-            let mut out = Out::default();
             if degraded.is_none() {
-                let folded = catch(|| fold(&mut **state, fact, record, &mut out)).flatten();
+                let folded = catch(|| fold(&mut **state, fact, record, out)).flatten();
                 let why = |Fault(why)| format!("fact {} {}: {why}", record.seq, record.name);
                 *degraded = folded.err().map(why);
             }
-            if self.drive.is_some() {
-                let keys = keys.get_or_insert_default();
-                keys.insert(record.subject.clone());
-                keys.append(&mut out.touched);
+            if fact.is_some() && self.drive.is_some() {
+                out.touched.insert(record.subject.clone());
             }
         }
     }
@@ -256,18 +301,31 @@ impl Machine {
         crate::testing::Snapshot {
             plugin: self.name,
             degraded: self.live.degraded.clone(),
-            state: (self.dump)(&*self.live.state).unwrap_or_default(),
+            state: (self.dump)(&*self.live.state)
+                .and_then(|state| serde_json::from_str(&state))
+                .unwrap_or_default(),
             wanted: self.live.wanted.values().map(|want| format!("{want:?}")).collect(),
         }
     }
 }
 
+fn parse_state<S: State>(section: &Section) -> Result<AnyState, Fault> {
+    Ok(Box::new(serde_json::from_str::<S>(&section.state).map_err(|error| not_json(&error))?))
+}
+
 fn parse<F: Fact>(record: &Record) -> Result<F, Fault> {
     if record.version > F::VERSION {
-        let (theirs, ours) = (record.version, F::VERSION);
-        return Err(Fault(format!("version {theirs} is newer than this program's {ours}")));
+        return Err(newer(record.version, F::VERSION));
     }
-    serde_json::from_str(record.data.get()).map_err(|error| Fault(error.to_string()))
+    serde_json::from_str(record.data.get()).map_err(|error| not_json(&error))
+}
+
+fn newer(theirs: u16, ours: u16) -> Fault {
+    Fault(format!("version {theirs} is newer than this program's {ours}"))
+}
+
+fn not_json(error: &serde_json::Error) -> Fault {
+    Fault(error.to_string())
 }
 
 /// Turns a panic into a fault: plugin code may be wrong, the sequencer must go on.

@@ -2,11 +2,14 @@
 
 use std::{cell::Cell, mem, sync::Arc, thread, time::Duration};
 
+use ksi_record::{
+    Append, AppendError, Document, Journal, JournalError, Millis, Origin, Record, Seq,
+};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::fact::{Facts, Millis, Origin, Record, Seq};
-use crate::journal::{Append, AppendError, Journal, JournalError, Query};
-use crate::machine::{Changed, Fault, Machine, State, Wants, catch};
+use crate::fact::Facts;
+use crate::machine::{Changed, Fault, Machine, Out, State, Wants, catch};
+use crate::replica::Replica;
 
 /// Which machine, by its place in the list given to [`Sequencer::open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +67,8 @@ pub struct Batch {
     pub records: Vec<Arc<Record>>,
     /// What each plugin came to want with each of these facts, in order.
     pub wants: Wants,
+    /// What they finished.
+    documents: Vec<Document>,
     /// Those who wait; also who only read.
     dones: Vec<Done>,
 }
@@ -87,10 +92,8 @@ pub type Sink<'a> = &'a dyn Fn(Committed);
 
 #[derive(Default)]
 struct Inner {
-    machines: Vec<Machine>,
-    head: Seq,
+    live: Replica,
     durable: Seq,
-    at: Millis,
     pending: Batch,
     /// No room is known of, and no fact is taken.
     full: bool,
@@ -108,9 +111,6 @@ pub struct Sequencer {
 /// So long the writer waits before it looks again whether there is room.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Facts are read back in pages of this many.
-const PAGE: usize = 2048;
-
 /// So often the writer lets other threads go first before it writes or sleeps.
 const TURNS: usize = 10;
 
@@ -118,12 +118,9 @@ impl Sequencer {
     /// Claims the journal and folds all of it; the wants are the complete set.
     ///
     /// No fact is taken before the first commit has found that there is room.
-    pub fn open(
-        machines: Vec<Machine>,
-        journal: Arc<dyn Journal>,
-    ) -> Result<(Self, Wants), JournalError> {
+    pub fn open(live: Replica, journal: Arc<dyn Journal>) -> Result<(Self, Wants), JournalError> {
         let epoch = journal.claim()?;
-        let mut inner = Inner { machines, full: true, ..Inner::default() };
+        let mut inner = Inner { live, full: true, ..Inner::default() };
         let wants = inner.rebuild(&*journal)?;
         Ok((Self { journal, epoch, inner: Mutex::new(inner), ready: Condvar::new() }, wants))
     }
@@ -141,13 +138,13 @@ impl Sequencer {
         done: Done,
     ) -> Result<R, Refused> {
         let mut inner = self.lock();
-        let at = inner.at.max(now);
+        let at = inner.live.at.max(now);
         let machine = inner.machine(plugin)?;
         if by.effect.as_ref().is_some_and(|(key, epoch)| !machine.wants(key, *epoch)) {
             return Err(Refused::Stale);
         }
         let (facts, reply) = deciding(|| Ok(decide(machine.state()?, at)))?;
-        if facts.0.is_empty() && inner.durable == inner.head {
+        if facts.0.is_empty() && inner.durable == inner.live.head {
             drop(inner);
             done(Ok(()));
             return Ok(reply);
@@ -172,10 +169,15 @@ impl Sequencer {
         deciding(|| inner.machine(plugin)?.state().map(look))
     }
 
+    /// The snapshot that was begun with holds the facts up to this one.
+    pub fn since(&self) -> Seq {
+        self.lock().live.since()
+    }
+
     /// The last fact's place, and the last durable one's.
     pub fn position(&self) -> (Seq, Seq) {
         let inner = self.lock();
-        (inner.head, inner.durable)
+        (inner.live.head, inner.durable)
     }
 
     /// What is not well, and why: plugins whose state cannot be trusted, a journal without room.
@@ -183,7 +185,7 @@ impl Sequencer {
         let inner = self.lock();
         let degraded = |machine: &Machine| Some((machine.name, machine.live.degraded.clone()?));
         let full = inner.full.then(|| ("journal", "its disk is full; make room".to_owned()));
-        inner.machines.iter().filter_map(degraded).chain(full).collect()
+        inner.live.machines.iter().filter_map(degraded).chain(full).collect()
     }
 
     /// Waits for decisions, makes them durable and passes them on; false once closed and empty.
@@ -218,7 +220,7 @@ impl Sequencer {
         let last = batch.records.last().cloned();
         #[cfg(any(test, feature = "testing"))]
         crate::testing::hold("append", last.as_ref());
-        match self.append(&batch.records, durable, full) {
+        match self.append(&batch, durable, full) {
             Err(AppendError::Full(_)) if full => return,
             Err(error) => return self.roll_back(dones, error, sink),
             Ok(()) if full => {
@@ -243,7 +245,8 @@ impl Sequencer {
     }
 
     /// A journal that panics has failed: the writer must not end without a word.
-    fn append(&self, records: &[Arc<Record>], expect: Seq, full: bool) -> Result<(), AppendError> {
+    fn append(&self, batch: &Batch, expect: Seq, full: bool) -> Result<(), AppendError> {
+        let Batch { records, documents, .. } = batch;
         if records.is_empty() && !full {
             return Ok(());
         }
@@ -251,7 +254,7 @@ impl Sequencer {
         if crate::testing::is_full() {
             return Err(AppendError::Full("a test has filled it".to_owned()));
         }
-        let append = Append { records, expect, epoch: self.epoch };
+        let append = Append { records, documents, expect, epoch: self.epoch };
         catch(|| self.journal.append(append)).unwrap_or_else(|Fault(message)| {
             Err(AppendError::Io(JournalError { message, source: None }))
         })
@@ -283,53 +286,42 @@ impl Sequencer {
 
 impl Inner {
     fn machine(&mut self, plugin: PluginId) -> Result<&mut Machine, Refused> {
-        if self.closed { Err(Refused::Closed) } else { Ok(&mut self.machines[plugin.0]) }
+        if self.closed { Err(Refused::Closed) } else { Ok(&mut self.live.machines[plugin.0]) }
     }
 
     /// Folds new facts into every plugin that folds them, then asks each what it wants.
     fn take(&mut self, facts: &Facts, origin: &Arc<Origin>, at: Millis) -> Result<(), Refused> {
-        let Inner { machines, head, pending: Batch { records, wants, .. }, .. } = self;
+        let Inner { live, pending: Batch { records, wants, documents, .. }, .. } = self;
         let old = records.len();
-        for (fact, seq) in facts.0.iter().zip((head.0 + 1..).map(Seq)) {
+        for (fact, seq) in facts.0.iter().zip((live.head.0 + 1..).map(Seq)) {
             let record = fact.record(seq, at, origin).inspect_err(|_| records.truncate(old))?;
             records.push(Arc::new(record));
         }
         let new = &records[old..];
         if let Some(last) = new.last() {
-            (self.head, self.at) = (last.seq, last.at);
+            (live.head, live.at) = (last.seq, last.at);
         }
-        for (id, machine) in machines.iter_mut().enumerate() {
-            let mut keys = None;
+        for (id, machine) in live.machines.iter_mut().enumerate() {
+            let mut out = Out::default();
             for (fact, record) in facts.0.iter().zip(new) {
-                machine.apply(Some(&**fact), record, &mut keys);
+                machine.apply(Some(&**fact), record, &mut out);
             }
-            if let Some(keys) = keys {
-                let changed = machine.want(Changed::Keys(&keys));
+            documents.append(&mut out.documents);
+            if !out.touched.is_empty() {
+                let changed = machine.want(Changed::Keys(&out.touched));
                 wants.extend(changed.into_iter().map(|want| (PluginId(id), want)));
             }
         }
         Ok(())
     }
 
-    /// Drops all state and folds the journal from its start.
+    /// Drops all state and folds the journal behind its newest snapshot.
     fn rebuild(&mut self, journal: &dyn Journal) -> Result<Wants, JournalError> {
-        self.machines.iter_mut().for_each(|machine| drop(machine.reset()));
-        (self.head, self.at) = (Seq::default(), Millis::default());
-        loop {
-            let records = journal.read(&Query::page(self.head, PAGE))?;
-            for machine in &mut self.machines {
-                for record in &records {
-                    machine.apply(None, record, &mut None);
-                }
-            }
-            let Some(last) = records.last() else { break };
-            (self.head, self.at) = (last.seq, last.at);
-        }
-        self.durable = self.head;
+        self.durable = self.live.rebuild(&journal.snapshot()?, journal)?;
         let all = |(id, machine): (usize, &mut Machine)| {
             machine.want(Changed::All).into_iter().map(move |want| (PluginId(id), want))
         };
-        Ok(self.machines.iter_mut().enumerate().flat_map(all).collect())
+        Ok(self.live.machines.iter_mut().enumerate().flat_map(all).collect())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line's grammar.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -77,6 +77,31 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: ModelVerb,
     },
+    /// Make and list snapshots, from which a daemon starts fast.
+    Checkpoint {
+        /// What to do with snapshots.
+        #[command(subcommand)]
+        verb: CheckpointVerb,
+    },
+    /// Look after the journal, where all that happened is kept.
+    Journal {
+        /// What to do with the journal.
+        #[command(subcommand)]
+        verb: JournalVerb,
+    },
+    /// Copy the journal into one file while the daemon runs.
+    Backup {
+        /// The new file.
+        file: PathBuf,
+    },
+    /// Bring a backup back; the daemon must not run.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        /// Move aside what is there.
+        #[arg(long)]
+        replace: bool,
+    },
     /// List things of a kind.
     Get {
         /// Which kind.
@@ -101,6 +126,28 @@ pub(crate) enum ModelVerb {
     },
     /// List the models that are there.
     List,
+}
+
+/// What to do with snapshots.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointVerb {
+    /// Make one now.
+    Save,
+    /// List them, newest first.
+    List,
+    /// Say how much the next start would have to fold.
+    Status,
+}
+
+/// What to do with the journal.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JournalVerb {
+    /// Say how large it is and how far it reaches.
+    Stats,
+    /// Check that every fact is what was written.
+    Verify,
+    /// Give the system back what its file no longer needs.
+    Compact,
 }
 
 /// Kinds of things that can be listed.

@@ -19,6 +19,12 @@ use crate::{config::Config, fail::no_home};
 /// How long running work may take to finish when the daemon is asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// The journal's file in the state folder.
+pub(crate) const JOURNAL: &str = "journal.db";
+
+/// A snapshot is made whenever so many facts have come: so many a start folds in some 20 ms.
+const SNAPSHOT_EVERY: u64 = 10_000;
+
 /// Runs the daemon until it is told to stop.
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let readiness = Readiness::from_env();
@@ -70,15 +76,17 @@ impl Daemon {
             private_folder(folder)?;
         }
         let lock = lock::Lock::acquire(&paths.lock)?;
-        let file = paths.state.join("journal.db");
+        let file = paths.state.join(JOURNAL);
         let opening = tokio::task::spawn_blocking(move || SqliteJournal::open(&file));
-        let plugins = ksi_plugins::all(settings(&paths, config)?);
+        let mut plugins = ksi_plugins::all(settings(&paths, config)?);
         let journal = Arc::new(opening.await??);
+        plugins.push(ksi_plugins::checkpoint::plugin(journal.clone()).into());
         let kernel = Kernel::start(Setup {
             plugins,
             journal: journal.clone(),
             clock: Clock::system(),
             guards: Vec::new(),
+            snapshot_every: SNAPSHOT_EVERY,
         })?;
         for (what, why) in kernel.degraded() {
             tracing::error!(what, why, "degraded");
@@ -92,7 +100,7 @@ impl Daemon {
         let serve = self.server.run(self.kernel.clone());
         let serving = self.kernel.tasks().spawn("socket", serve);
         tokio::select! {
-            () = self.kernel.stop_requested() => {}
+            () = self.kernel.ending().asked() => {}
             () = self.signals.next() => {}
         }
         tracing::info!("shutting down");
@@ -104,7 +112,7 @@ impl Daemon {
             }
         }
         drop(serving);
-        let broken = self.kernel.broken();
+        let broken = self.kernel.ending().has_failed();
         if !broken {
             tokio::task::spawn_blocking(move || self.journal.tidy_up()).await?;
         }
@@ -129,7 +137,7 @@ fn settings(paths: &Paths, config: Config) -> anyhow::Result<Settings> {
     })
 }
 
-fn private_folder(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     let what = || format!("the folder {} cannot be made", path.display());
     Ok(made.map_err(|why| no_home(what(), &why))?)

@@ -16,6 +16,7 @@ mod look;
 mod models;
 mod output;
 mod signals;
+mod upkeep;
 
 use std::process::ExitCode;
 
@@ -77,6 +78,10 @@ async fn dispatch(args: &Args) -> anyhow::Result<ExitCode> {
             discover::discover(&cx, what.as_deref(), *markdown).await
         }
         Command::Model { verb } => models::model(&cx, verb).await,
+        Command::Checkpoint { verb } => upkeep::checkpoint(&cx, verb).await,
+        Command::Journal { verb } => upkeep::journal(&cx, verb).await,
+        Command::Backup { file } => upkeep::backup(&cx, file).await,
+        Command::Restore { file, replace } => upkeep::restore(&cx, file, *replace),
         Command::Get { kind } => look::get(&cx, kind).await,
         Command::Describe { kind } => look::describe(&cx, kind).await,
     }

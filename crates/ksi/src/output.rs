@@ -54,9 +54,24 @@ pub(crate) fn duration(ms: u64) -> String {
     }
 }
 
+/// A size as people say it.
+pub(crate) fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{} KB", bytes / 1000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        let said = [12, 12_345, 123_456_789].map(bytes);
+        assert_eq!(said, ["12 bytes", "12 KB", "123 MB"]);
+    }
 
     #[test]
     fn durations_read_well() {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ksi_journal::SqliteJournal;
-use ksi_state::{
+use ksi_record::{
     Journal, Query, Seq,
     testing::journal_suite::{append, record},
 };

@@ -3,7 +3,7 @@
 use std::{error::Error, fs, path::Path, sync::mpsc, thread};
 
 use ksi_journal::{OpenError, Options, SqliteJournal, VerifyError};
-use ksi_state::{AppendError, Journal, Query, Seq, testing::journal_suite::append};
+use ksi_record::{AppendError, Journal, Query, Seq, testing::journal_suite::append};
 use rusqlite::Connection;
 
 use crate::Place;
@@ -67,7 +67,7 @@ fn a_journal_of_a_later_version_is_refused_with_its_shape() {
     let error = refused(&place.file());
     assert!(matches!(error, OpenError::Newer { found: 7, .. }), "{error}");
     assert!(
-        error.to_string().ends_with("has shape 7, this program knows 1; use a newer version of it")
+        error.to_string().ends_with("has shape 7, this program knows 2; use a newer version of it")
     );
 }
 
@@ -138,7 +138,7 @@ fn a_fact_that_is_no_json_is_named_when_it_is_read() {
 #[test]
 fn a_full_disk_writes_nothing_and_room_lets_it_go_on() {
     let place = Place::new();
-    let small = Options { max_pages: Some(40) };
+    let small = Options { max_pages: Some(60), ..Options::default() };
     let journal = SqliteJournal::open_with(&place.file(), &small).unwrap();
     let epoch = journal.claim().unwrap();
     let mut head = 0;
@@ -150,7 +150,7 @@ fn a_full_disk_writes_nothing_and_room_lets_it_go_on() {
             }
             Err(error) => Some(error),
         })
-        .expect("160 KiB are full at some time");
+        .expect("240 KiB are full at some time");
     assert!(matches!(error, AppendError::Full(_)), "{error}");
     assert!(head > 0);
     assert_eq!(journal.head().unwrap(), Seq(head));
@@ -169,12 +169,12 @@ fn a_number_beyond_63_bits_is_refused_and_named() {
     let place = Place::new();
     let journal = SqliteJournal::open(&place.file()).unwrap();
     let epoch = journal.claim().unwrap();
-    let far = ksi_state::Record {
-        at: ksi_state::Millis(u64::MAX),
-        ..ksi_state::testing::journal_suite::record(1)
+    let far = ksi_record::Record {
+        at: ksi_record::Millis(u64::MAX),
+        ..ksi_record::testing::journal_suite::record(1)
     };
     let records = [far.into()];
-    let batch = ksi_state::Append { records: &records, expect: Seq(0), epoch };
+    let batch = ksi_record::Append { records: &records, documents: &[], expect: Seq(0), epoch };
     let error = journal.append(batch).unwrap_err();
     assert!(error.to_string().contains("fact 1 holds a number beyond 2^63"), "{error}");
     assert_eq!(journal.head().unwrap(), Seq(0));

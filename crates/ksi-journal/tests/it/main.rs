@@ -6,6 +6,7 @@
 mod crash;
 mod file;
 mod promises;
+mod snapshots;
 
 use std::path::PathBuf;
 

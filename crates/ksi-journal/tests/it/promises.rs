@@ -3,7 +3,9 @@
 use std::mem::ManuallyDrop;
 
 use ksi_journal::SqliteJournal;
-use ksi_state::{Append, AppendError, Journal, JournalError, Query, Record, Seq};
+use ksi_record::{
+    Append, AppendError, Document, Journal, JournalError, Query, Record, Select, Seq, Snapshot,
+};
 
 use crate::Place;
 
@@ -12,12 +14,12 @@ fn open() -> impl Fn() -> Box<dyn Journal> {
     move || Box::new(SqliteJournal::open(&place.file()).unwrap())
 }
 
-ksi_state::journal_suite!(open());
+ksi_record::journal_suite!(open());
 
 mod without_closing {
     use super::*;
 
-    ksi_state::journal_suite!(open());
+    ksi_record::journal_suite!(open());
 
     fn open() -> impl Fn() -> Box<dyn Journal> {
         let place = Place::new();
@@ -46,5 +48,17 @@ impl Journal for NeverClosed {
 
     fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
         self.0.read(query)
+    }
+
+    fn documents(&self, select: &Select) -> Result<Vec<Document>, JournalError> {
+        self.0.documents(select)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, JournalError> {
+        self.0.snapshot()
+    }
+
+    fn keep(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
+        self.0.keep(snapshot)
     }
 }

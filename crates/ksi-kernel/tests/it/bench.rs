@@ -259,8 +259,13 @@ impl Bench {
         let clock = Clock::manual(START);
         let mut plugins = vec![jobs(&stage)];
         plugins.extend(more);
-        let setup =
-            Setup { plugins, journal: Arc::new(journal.clone()), clock: clock.clone(), guards };
+        let setup = Setup {
+            plugins,
+            journal: Arc::new(journal.clone()),
+            clock: clock.clone(),
+            guards,
+            snapshot_every: 0,
+        };
         let kernel = Kernel::start(setup).expect("the kernel starts");
         Bench { kernel, journal, clock, stage, started, watched }
     }

@@ -138,8 +138,8 @@ async fn a_broken_journal_asks_the_daemon_to_end() {
     let error = bench.add("hold-1").await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable);
     assert!(error.message.contains("the outcome is unknown: "), "{error}");
-    within(bench.kernel.stop_requested()).await;
-    assert!(bench.kernel.broken());
+    within(bench.kernel.ending().asked()).await;
+    assert!(bench.kernel.ending().has_failed());
     assert_eq!(bench.add("hold-2").await.unwrap_err().code, Code::Shutdown);
     assert_eq!(bench.journal.head().unwrap(), Seq(0));
 }

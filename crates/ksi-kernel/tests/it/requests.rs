@@ -27,7 +27,8 @@ fn plugin(name: &'static str, event: &'static str) -> AnyPlugin {
 fn start_error(plugins: Vec<AnyPlugin>) -> StartError {
     let journal = Arc::new(MemoryJournal::default());
     let clock = Clock::system();
-    let started = Kernel::start(Setup { plugins, journal, clock, guards: Vec::new() });
+    let started =
+        Kernel::start(Setup { plugins, journal, clock, guards: Vec::new(), snapshot_every: 0 });
     started.err().expect("it must not start")
 }
 

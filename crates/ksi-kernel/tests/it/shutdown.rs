@@ -29,7 +29,7 @@ async fn new_requests_are_refused_while_what_runs_finishes_and_calls_what_it_nee
     let kernel = bench.kernel.clone();
     let mut ending = Box::pin(kernel.shutdown(LONG));
     assert!(ending.as_mut().now_or_never().is_none(), "an effect runs");
-    within(bench.kernel.closing()).await;
+    within(bench.kernel.ending().closing()).await;
     let refused = bench.call("job:list", json!({})).await.unwrap_err();
     assert_eq!((refused.code, refused.retryable), (Code::Shutdown, true));
     bench.stage.door.notify_one();

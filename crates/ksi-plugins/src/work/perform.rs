@@ -180,7 +180,13 @@ mod tests {
         let desk = Desk { providers, default_model: Some("wild".into()) };
         let plugins = vec![crate::work::with(&Arc::new(desk)).into()];
         let journal = Arc::new(MemoryJournal::default());
-        let setup = Setup { plugins, journal, clock: Clock::system(), guards: Vec::new() };
+        let setup = Setup {
+            plugins,
+            journal,
+            clock: Clock::system(),
+            guards: Vec::new(),
+            snapshot_every: 0,
+        };
         let kernel = Kernel::start(setup).unwrap();
         let call = |event: &str, data| {
             let data = to_raw_value(&data).unwrap();

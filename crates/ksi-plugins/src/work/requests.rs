@@ -159,10 +159,14 @@ fn follow(cx: &Ctx<Work>, asked: &Queued) -> Result<()> {
 /// How a request ended that did so earlier.
 async fn ending(cx: &Ctx<Work>, id: &str) -> Result<Completed> {
     let seq = cx.read(|work| work.finished.get(id).map(|finished| finished.seq)).await?;
-    let gone = || Error::internal(format!("how request `{id}` ended is not in the journal"));
+    let gone = || {
+        let why = format!("how request `{id}` ended is no longer in the journal");
+        Error::not_found(why).hint("old facts go when the journal has become large")
+    };
     let seq = seq.ok_or_else(gone)?;
     let query = Query { until: Some(seq), ..Query::page(Seq(seq.0 - 1), 1) };
-    let record = cx.journal(query).await?.pop().ok_or_else(gone)?;
+    let found = cx.journal(move |journal| journal.read(&query)).await?;
+    let record = found.into_iter().next().ok_or_else(gone)?;
     outcome(&record.name, record.data.get())
 }
 

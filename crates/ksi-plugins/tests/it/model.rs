@@ -93,6 +93,7 @@ impl Daemon {
             journal: Arc::new(journal.clone()),
             clock: Clock::system(),
             guards: Vec::new(),
+            snapshot_every: 0,
         };
         let kernel = Kernel::start(setup).unwrap();
         let events = kernel.listener();

@@ -40,6 +40,7 @@ impl TestServer {
             journal: Arc::new(journal.clone()),
             clock: Clock::system(),
             guards: Vec::new(),
+            snapshot_every: 0,
         });
         let kernel = kernel.unwrap();
         let server = Server::bind(&socket).unwrap();

@@ -1,7 +1,7 @@
 //! For tests: memory against a fold of the whole journal.
 
 use super::*;
-use crate::machine::{Live, Want};
+use crate::machine::Want;
 use crate::testing::Snapshot;
 
 impl Sequencer {
@@ -15,7 +15,7 @@ impl Sequencer {
     /// Every run that is wanted, with its epoch.
     pub fn wants(&self) -> Vec<((PluginId, String), u64)> {
         let inner = self.lock();
-        let wants = inner.machines.iter().enumerate().flat_map(|(id, machine)| {
+        let wants = inner.live.machines.iter().enumerate().flat_map(|(id, machine)| {
             let wanted = machine.live.wanted.values();
             wanted.filter_map(move |want| match want {
                 Want::Run { key, epoch, .. } => Some(((PluginId(id), key.clone()), *epoch)),
@@ -27,33 +27,28 @@ impl Sequencer {
 }
 
 impl Inner {
-    fn snapshot(&self) -> Vec<Snapshot> {
-        self.machines.iter().map(Machine::snapshot).collect()
-    }
-
-    /// Compares with a fold from the start, and leaves everything as it was.
-    fn audit(&mut self, journal: &dyn Journal) -> Result<[Vec<Snapshot>; 2], JournalError> {
-        let live = self.snapshot();
-        let places = (self.head, self.durable, self.at);
-        let kept: Vec<Live> = self.machines.iter_mut().map(Machine::reset).collect();
-        let fresh = self.refold(journal, places.0);
-        self.machines.iter_mut().zip(kept).for_each(|(machine, kept)| machine.live = kept);
-        (self.head, self.durable, self.at) = places;
+    /// Compares with a fold from the start.
+    fn audit(&self, journal: &dyn Journal) -> Result<[Vec<Snapshot>; 2], JournalError> {
+        let live = self.live.machines.iter().map(Machine::snapshot).collect();
+        let fresh = self.refold(self.live.fork(), journal);
         Ok([live, fresh?])
     }
 
-    fn refold(&mut self, journal: &dyn Journal, head: Seq) -> Result<Vec<Snapshot>, JournalError> {
-        self.rebuild(journal)?;
-        let waiting = self.pending.records.clone();
-        if self.head.0 + waiting.len() as u64 != head.0 {
+    fn refold(
+        &self,
+        mut fresh: Replica,
+        journal: &dyn Journal,
+    ) -> Result<Vec<Snapshot>, JournalError> {
+        fresh.rebuild(&Default::default(), journal)?;
+        let waiting = &self.pending.records;
+        if fresh.head.0 + waiting.len() as u64 != self.live.head.0 {
             let message = "an audit must wait until the writer is idle".to_owned();
             return Err(JournalError { message, source: None });
         }
-        for machine in &mut self.machines {
-            waiting.iter().for_each(|record| machine.apply(None, record, &mut None));
-            machine.live.wanted.clear();
+        for machine in &mut fresh.machines {
+            waiting.iter().for_each(|record| machine.apply(None, record, &mut Out::default()));
             machine.want(Changed::All);
         }
-        Ok(self.snapshot())
+        Ok(fresh.machines.iter().map(Machine::snapshot).collect())
     }
 }

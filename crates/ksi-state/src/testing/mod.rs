@@ -1,7 +1,6 @@
-//! For tests: a journal in memory, the suite that every journal passes, and places to stop.
+//! For tests: looks at states, places to stop, and a journal in memory.
 
-pub mod journal_suite;
-pub mod memory;
+pub use ksi_record::testing::memory;
 
 /// One plugin's state and wants at one moment.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,7 +8,8 @@ use std::{
 
 use ksi_state::{
     AppendError, By, Changed, Committed, Fact, Facts, Fault, Journal, Machine, Millis, Out,
-    PluginId, Query, Refused, Sequencer, Sink, Stamp, State, Want, testing::memory::MemoryJournal,
+    PluginId, Query, Refused, Replica, Sequencer, Sink, Stamp, State, Want,
+    testing::memory::MemoryJournal,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 
@@ -150,7 +151,8 @@ impl Bench {
     }
 
     pub(crate) fn over(journal: MemoryJournal) -> Self {
-        let (sequencer, _) = Sequencer::open(machines(), Arc::new(journal.clone())).unwrap();
+        let (sequencer, _) =
+            Sequencer::open(Replica::new(machines()), Arc::new(journal.clone())).unwrap();
         sequencer.try_commit(&|_| ());
         Bench { journal, sequencer, news: Mutex::default() }
     }
@@ -181,6 +183,10 @@ impl Bench {
 
     pub(crate) fn chat(&self) -> Chat {
         self.sequencer.peek(CHAT, Chat::clone).unwrap()
+    }
+
+    pub(crate) fn echo(&self) -> Echo {
+        self.sequencer.peek(ECHO, Echo::clone).unwrap()
     }
 
     pub(crate) fn written(&self) -> Vec<String> {

@@ -4,3 +4,4 @@
 
 mod chat;
 mod sequencer;
+mod snapshots;

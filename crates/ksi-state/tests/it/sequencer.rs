@@ -7,8 +7,9 @@ use std::{
 };
 
 use ksi_state::{
-    Append, AppendError, By, Committed, Facts, Journal, JournalError, Machine, Millis, Origin,
-    Query, Record, Refused, Seq, Sequencer, Stamp, testing::memory::MemoryJournal,
+    Append, AppendError, By, Committed, Document, Facts, Journal, JournalError, Machine, Millis,
+    Origin, Query, Record, Refused, Replica, Select, Seq, Sequencer, Snapshot, Stamp,
+    testing::memory::MemoryJournal,
 };
 
 use crate::chat::*;
@@ -387,7 +388,7 @@ fn an_audit_finds_a_fold_that_is_not_pure() {
         Ok(())
     });
     let journal = Arc::new(MemoryJournal::default());
-    let (sequencer, _) = Sequencer::open(vec![machine], journal).unwrap();
+    let (sequencer, _) = Sequencer::open(Replica::new(vec![machine]), journal).unwrap();
     sequencer.try_commit(&|_: Committed| ());
     let decide = |_: &u64, _| (Facts::one(said("a", "x")), ());
     sequencer.decide(CHAT, &By::default(), Millis(5), decide, Box::new(|_| ())).unwrap();
@@ -475,6 +476,18 @@ impl Journal for Panicking {
         self.0.append(batch)
     }
 
+    fn documents(&self, select: &Select) -> Result<Vec<Document>, JournalError> {
+        self.0.documents(select)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, JournalError> {
+        self.0.snapshot()
+    }
+
+    fn keep(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
+        self.0.keep(snapshot)
+    }
+
     fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
         self.0.read(query)
     }
@@ -483,7 +496,7 @@ impl Journal for Panicking {
 #[test]
 fn a_journal_that_panics_is_broken_and_those_who_wait_are_told() {
     let journal = Arc::new(Panicking(MemoryJournal::default()));
-    let (sequencer, _) = Sequencer::open(machines(), journal).unwrap();
+    let (sequencer, _) = Sequencer::open(Replica::new(machines()), journal).unwrap();
     sequencer.try_commit(&|_: Committed| ());
     let promise = Promise::default();
     let kept = promise.clone();

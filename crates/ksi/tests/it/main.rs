@@ -11,4 +11,5 @@ mod orchestrate;
 mod start;
 mod tidy;
 mod transcripts;
+mod upkeep;
 mod usage;

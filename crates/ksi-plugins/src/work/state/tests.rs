@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use ksi_kernel::{Code, Journal, Result};
-use ksi_state::{By, Facts, Machine, PluginId, Sequencer, testing::memory::MemoryJournal};
+use ksi_state::{By, Facts, Machine, PluginId, Replica, Sequencer, testing::memory::MemoryJournal};
 
 use super::*;
 use crate::work::{
@@ -38,7 +38,7 @@ struct Queue {
 impl Queue {
     fn open(journal: &MemoryJournal, now: Millis) -> Self {
         let journal: Arc<dyn Journal> = Arc::new(journal.clone());
-        let (sequencer, _) = Sequencer::open(vec![machine()], journal).unwrap();
+        let (sequencer, _) = Sequencer::open(Replica::new(vec![machine()]), journal).unwrap();
         sequencer.try_commit(&|_| ());
         Queue { sequencer, now }
     }

@@ -56,6 +56,7 @@ impl Daemon {
             journal: Arc::new(journal.clone()),
             clock: clock.clone(),
             guards: Vec::new(),
+            snapshot_every: 0,
         };
         let kernel = Kernel::start(setup).unwrap();
         let events = kernel.listener();

@@ -8,8 +8,9 @@ use toml::Table;
 use super::files::{crates, read, repository};
 
 /// Our crates from the bottom up: each may depend only on those before it.
-const LAYERS: [&str; 11] = [
+const LAYERS: [&str; 12] = [
     "ksi-protocol",
+    "ksi-record",
     "ksi-state",
     "ksi-process",
     "ksi-local",

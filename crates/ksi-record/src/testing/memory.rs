@@ -1,14 +1,16 @@
 //! A journal in memory whose writer a test can stop, fail and let go on.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use crate::{
-    fact::{Record, Seq},
+    document::{Document, Select},
     journal::{Append, AppendError, Journal, JournalError, Query},
+    record::{Record, Seq},
+    snapshot::Snapshot,
 };
 
 /// So long may a test wait for the writer to arrive before it is called stuck.
@@ -29,6 +31,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inner {
     records: Vec<Record>,
+    documents: BTreeMap<(String, String), Document>,
+    snapshot: Snapshot,
     epoch: u64,
     appended: usize,
     failures: VecDeque<AppendError>,
@@ -124,6 +128,10 @@ impl Journal for MemoryJournal {
             return Err(JournalError { message, source: None }.into());
         }
         inner.records.extend(batch.records.iter().map(|record| Record::clone(record)));
+        for document in batch.documents {
+            let place = (document.collection.clone(), document.key.clone());
+            inner.documents.insert(place, document.clone());
+        }
         inner.appended += usize::from(!batch.records.is_empty());
         Ok(())
     }
@@ -136,6 +144,30 @@ impl Journal for MemoryJournal {
         };
         let limit = if query.limit == 0 { usize::MAX } else { query.limit };
         Ok(all.filter(|record| query.wants(record)).take(limit).cloned().collect())
+    }
+
+    fn documents(&self, select: &Select) -> Result<Vec<Document>, JournalError> {
+        let inner = self.lock();
+        let named = |document: &&Document| {
+            document.collection == select.collection
+                && select.key.as_ref().is_none_or(|key| *key == document.key)
+        };
+        let mut found: Vec<_> = inner.documents.values().filter(named).cloned().collect();
+        found.sort_by(|a, b| (a.sort, &a.key).cmp(&(b.sort, &b.key)));
+        if select.last_first {
+            found.reverse();
+        }
+        let limit = if select.limit == 0 { usize::MAX } else { select.limit };
+        Ok(found.into_iter().skip(select.offset).take(limit).collect())
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, JournalError> {
+        Ok(self.lock().snapshot.clone())
+    }
+
+    fn keep(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
+        self.lock().snapshot = snapshot.clone();
+        Ok(())
     }
 }
 

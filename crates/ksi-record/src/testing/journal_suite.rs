@@ -13,8 +13,10 @@ use std::{
 };
 
 use crate::{
-    fact::{Millis, Origin, Record, Seq},
+    document::{Document, Select},
     journal::{Append, AppendError, Journal, Query},
+    record::{Millis, Origin, Record, Seq},
+    snapshot::{Section, Snapshot},
 };
 
 /// Opens the journal under test; every call opens the same one.
@@ -42,6 +44,9 @@ macro_rules! journal_suite {
             numbers_keep_their_63_bits_and_queries_take_64,
             many_names_are_one_query,
             random_queries_find_what_wants_says,
+            documents_are_read_in_their_order_and_the_same_place_replaces,
+            a_document_is_written_with_its_facts_or_not_at_all,
+            the_newest_snapshot_comes_back_as_it_was_kept,
         );
     };
     ($open:expr; $($name:ident),* $(,)?) => {
@@ -55,7 +60,7 @@ macro_rules! journal_suite {
 /// Appends so many plain facts behind `head`.
 pub fn append(journal: &dyn Journal, epoch: u64, head: u64, count: u64) -> Result<(), AppendError> {
     let records: Vec<_> = (head + 1..=head + count).map(|seq| Arc::new(record(seq))).collect();
-    journal.append(Append { records: &records, expect: Seq(head), epoch })
+    journal.append(Append { records: &records, documents: &[], expect: Seq(head), epoch })
 }
 
 /// A plain fact; its fields depend on its place alone.
@@ -222,7 +227,7 @@ pub fn a_batch_with_a_gap_is_refused_whole(open: Open<'_>) {
     append(&*journal, epoch, 0, 2).unwrap();
     for seqs in [[3, 5], [4, 5], [3, 3], [2, 3]] {
         let records = seqs.map(|seq| Arc::new(record(seq)));
-        let batch = Append { records: &records, expect: Seq(2), epoch };
+        let batch = Append { records: &records, documents: &[], expect: Seq(2), epoch };
         let error = journal.append(batch).unwrap_err();
         assert!(matches!(error, AppendError::Io(_)), "{error}");
         assert_eq!(read(&*open(), &Query::default()), texts(&self::records(2)), "{seqs:?}");
@@ -340,7 +345,7 @@ fn owned(open: Open<'_>) -> (Box<dyn Journal>, u64) {
 
 fn write(journal: &dyn Journal, epoch: u64, head: u64, records: &[Record]) {
     let records: Vec<_> = records.iter().cloned().map(Arc::new).collect();
-    journal.append(Append { records: &records, expect: Seq(head), epoch }).unwrap();
+    journal.append(Append { records: &records, documents: &[], expect: Seq(head), epoch }).unwrap();
 }
 
 fn records(count: u64) -> Vec<Record> {
@@ -451,4 +456,77 @@ impl Dice {
             limit: self.below(20) as usize,
         }
     }
+}
+
+fn document(collection: &str, key: &str, sort: u64, text: &str) -> Document {
+    let data = serde_json::value::to_raw_value(text).unwrap();
+    Document { collection: collection.into(), key: key.into(), sort, data }
+}
+
+fn append_with(
+    journal: &dyn Journal,
+    (epoch, head): (u64, u64),
+    documents: &[Document],
+) -> Result<(), AppendError> {
+    let records = [Arc::new(record(head + 1))];
+    journal.append(Append { records: &records, documents, expect: Seq(head), epoch })
+}
+
+fn found(journal: &dyn Journal, select: &Select) -> Vec<String> {
+    let found = journal.documents(select).unwrap();
+    found.iter().map(|one| format!("{} {} {}", one.key, one.sort, one.data)).collect()
+}
+
+/// By sort, then by key; each collection for itself.
+pub fn documents_are_read_in_their_order_and_the_same_place_replaces(open: Open<'_>) {
+    let (journal, epoch) = owned(open);
+    let many = [
+        document("a", "x", 2, "two"),
+        document("a", "z", 1, "one"),
+        document("a", "y", 1, "one"),
+        document("b", "x", 9, "other"),
+    ];
+    append_with(&*journal, (epoch, 0), &many).unwrap();
+    append_with(&*journal, (epoch, 1), &[document("a", "x", 3, "again")]).unwrap();
+    let journal = open();
+    let all = [r#"y 1 "one""#, r#"z 1 "one""#, r#"x 3 "again""#];
+    assert_eq!(found(&*journal, &Select::all("a")), all);
+    assert_eq!(found(&*journal, &Select::one("a", "z")), all[1..2]);
+    assert_eq!(found(&*journal, &Select::all("c")), [""; 0]);
+    let last = Select { last_first: true, limit: 2, ..Select::all("a") };
+    assert_eq!(found(&*journal, &last), [all[2], all[1]]);
+    assert_eq!(found(&*journal, &Select { offset: 1, ..last }), [all[1], all[0]]);
+    assert_eq!(found(&*journal, &Select { offset: 2, ..Select::all("a") }), all[2..]);
+}
+
+/// What is refused leaves no document behind.
+pub fn a_document_is_written_with_its_facts_or_not_at_all(open: Open<'_>) {
+    let (journal, epoch) = owned(open);
+    let one = [document("a", "x", 1, "one")];
+    assert!(append_with(&*journal, (epoch + 1, 0), &one).is_err());
+    assert_eq!(found(&*journal, &Select::all("a")), [""; 0]);
+    append_with(&*journal, (epoch, 0), &one).unwrap();
+    assert_eq!(found(&*journal, &Select::all("a")).len(), 1);
+}
+
+/// A restart finds the last one that was kept.
+pub fn the_newest_snapshot_comes_back_as_it_was_kept(open: Open<'_>) {
+    let (journal, epoch) = owned(open);
+    assert!(journal.snapshot().unwrap().is_empty());
+    append(&*journal, epoch, 0, 30).unwrap();
+    for seq in [10, 20, 30] {
+        let state = serde_json::to_string(&format!("\u{0}\n{seq}")).unwrap();
+        let section = Section { seq: Seq(seq), at: Millis(1_000 + seq), version: 3, state };
+        let old = Section { seq: Seq(5), ..section.clone() };
+        let snapshot = [("well".to_owned(), section), ("degraded".to_owned(), old)];
+        journal.keep(&Snapshot::from(snapshot)).unwrap();
+    }
+    let snapshot = open().snapshot().unwrap();
+    let told = |name: &str| {
+        let Section { seq, at, version, state } = &snapshot[name];
+        format!("{} {} {version} {state}", seq.0, at.0)
+    };
+    assert_eq!(told("well"), r#"30 1030 3 "\u0000\n30""#);
+    assert_eq!(told("degraded"), r#"5 1030 3 "\u0000\n30""#);
+    assert_eq!(snapshot.len(), 2);
 }

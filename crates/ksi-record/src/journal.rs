@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::fact::{Millis, Record, Seq};
+use crate::document::{Document, Select};
+use crate::record::{Millis, Record, Seq};
+use crate::snapshot::Snapshot;
 
 /// What one append writes; all of it or nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Append<'a> {
     /// The facts, in order, without a gap; none to learn whether there would be room for some.
     pub records: &'a [Arc<Record>],
+    /// What these facts finished.
+    pub documents: &'a [Document],
     /// The last fact that the journal must hold at present.
     pub expect: Seq,
     /// The owner's epoch; a newer owner's claim fences older ones off.
@@ -114,4 +118,13 @@ pub trait Journal: Send + Sync + 'static {
 
     /// The facts that the query asks for.
     fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError>;
+
+    /// The documents that are asked for.
+    fn documents(&self, select: &Select) -> Result<Vec<Document>, JournalError>;
+
+    /// The newest snapshot that can be trusted; an empty one when there is none.
+    fn snapshot(&self) -> Result<Snapshot, JournalError>;
+
+    /// Keeps a snapshot of what this journal holds; facts that it makes needless may go.
+    fn keep(&self, snapshot: &Snapshot) -> Result<(), JournalError>;
 }
