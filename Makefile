@@ -6,11 +6,15 @@ export PATH := $(PATH):$(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:$(KS
 
 nextest_version := 0.9.143
 
-.PHONY: test test-needs bench docs fmt lint check clean-cache
+.PHONY: test test-root test-needs bench docs fmt lint check clean-cache
 
 test: test-needs ## everything the tests need, then all tests
 	cargo nextest run --workspace --no-fail-fast
 	cargo test --doc --workspace
+
+test-root: ## what only root can try; refused for anybody else
+	@[ "$$(id -u)" = 0 ] || { echo "make test-root: needs root; nothing was run" >&2; exit 1; }
+	cargo nextest run --profile root --workspace --no-fail-fast
 
 test-needs:
 	tools/fetch-test-model

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use ksi_kernel::{AnyPlugin, Millis};
+use ksi_process::Shim;
 
 pub mod checkpoint;
 pub mod model;
@@ -19,8 +20,8 @@ pub struct Settings {
     pub version: &'static str,
     /// When the daemon started.
     pub started: Millis,
-    /// This program, for children that are `ksi` itself under a hidden verb.
-    pub program: PathBuf,
+    /// This program, under which all children run; some are it themselves under a hidden verb.
+    pub shim: Shim,
     /// The model to use when a request names none, from the config.
     pub default_model: Option<String>,
     /// Where downloaded models are kept.

@@ -9,6 +9,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 
+use crate::family::Over;
+use crate::os::process::ProcessId;
 use crate::report::{Exit, Report};
 
 /// A program under its shim. Dropping this lets go of the lifeline: the whole tree then ends by
@@ -22,31 +24,59 @@ pub struct Child {
     /// Reads from the program, if its stderr is a pipe.
     pub stderr: Option<ChildStderr>,
     pid: u32,
+    id: Option<ProcessId>,
     shim: tokio::process::Child,
     reports: Lines<BufReader<OwnedReadHalf>>,
     /// Closing this half tells the shim to end the tree.
     lifeline: Option<OwnedWriteHalf>,
     reported: Option<Exit>,
+    /// Comes when nothing is left of the tree, for a shim that cannot say so any more.
+    over: Option<Over>,
+}
+
+/// What is heard of a program first.
+pub(crate) enum FirstWord {
+    Started,
+    /// Another run of the effect is there; the process of its shim, if it is known.
+    Waiting(Option<u32>),
+    /// The lock has to be opened again.
+    Stale,
+    /// The system's answer.
+    Failed(io::Error),
+    /// The shim ended without a word.
+    Silent(Exit),
 }
 
 impl Child {
-    pub(crate) fn new(mut shim: tokio::process::Child, lifeline: UnixStream) -> Self {
+    pub(crate) fn new(
+        mut shim: tokio::process::Child,
+        lifeline: UnixStream,
+        family: Option<(ProcessId, Over)>,
+    ) -> Self {
+        let (id, over) = family.unzip();
         let (reports, lifeline) = lifeline.into_split();
         Self {
             stdin: shim.stdin.take(),
             stdout: shim.stdout.take(),
             stderr: shim.stderr.take(),
             pid: shim.id().unwrap_or_default(),
+            id,
             shim,
             reports: BufReader::new(reports).lines(),
             lifeline: Some(lifeline),
             reported: None,
+            over,
         }
     }
 
     /// The process id of the shim, above all of the program's processes.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The shim for good, as [`crate::Descent::Under`] names it; None without a home.
+    pub fn id(&self) -> Option<ProcessId> {
+        self.id
     }
 
     /// Waits until program, descendants and shim are gone; closes stdin first, so that a program
@@ -60,7 +90,15 @@ impl Child {
             }
         }
         let shim = self.shim_exit().await;
-        // A shim that was killed said nothing; then its own end is all there is to tell.
+        // A shim that was killed left its tree to us.
+        if self.reported.is_none()
+            && let Some(over) = &mut self.over
+        {
+            // Its sender is only dropped.
+            let _ = over.await;
+            self.over = None;
+        }
+        // It said nothing; then its own end is all there is to tell.
         self.reported.unwrap_or(shim)
     }
 
@@ -70,19 +108,27 @@ impl Child {
         self.wait().await
     }
 
-    /// Whether the program runs: what the system said if not, the shim's end if it said nothing.
-    pub(crate) async fn started(&mut self) -> Result<io::Result<()>, Exit> {
+    /// Whether the program runs, or what keeps it from it; after an error nothing is left.
+    pub(crate) async fn first_word(&mut self) -> FirstWord {
         match self.report().await {
-            Some(Report::Started) => return Ok(Ok(())),
-            Some(Report::Ended(exit)) => self.reported = Some(exit),
+            Some(Report::Started) => return FirstWord::Started,
+            Some(Report::Waiting(holder)) => {
+                let holder = u32::try_from(holder).ok().filter(|pid| *pid > 0);
+                return FirstWord::Waiting(holder);
+            }
+            Some(Report::Stale) => {
+                self.shim_exit().await;
+                return FirstWord::Stale;
+            }
             Some(Report::Failed(number)) => {
                 self.shim_exit().await;
-                return Ok(Err(io::Error::from_raw_os_error(number)));
+                return FirstWord::Failed(io::Error::from_raw_os_error(number));
             }
+            Some(Report::Ended(exit)) => self.reported = Some(exit),
             None => {}
         }
         self.lifeline = None;
-        Err(self.wait().await)
+        FirstWord::Silent(self.wait().await)
     }
 
     /// None when the shim closed its end: it is gone, or about to be.

@@ -8,14 +8,20 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::child::Child;
-use crate::descriptors;
+use crate::child::{Child, FirstWord};
+use crate::effect_lock::EffectLock;
 use crate::environment::Environment;
+use crate::home::{Effect, MARK};
+use crate::limits::Limits;
+use crate::os::descriptors;
 use crate::report::Exit;
-use crate::shim::Orders;
+use crate::shim::{LockOrder, Orders};
 use crate::{SHIM_VERB, Shim};
 
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long an older run of the same effect may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a child could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +62,26 @@ pub enum Error {
         /// How the shim ended.
         exit: Exit,
     },
+    /// An older run of the same effect has not ended.
+    #[error("cannot start {program}: an older run of {effect} has not ended, it is {}", whose(*.holder))]
+    Busy {
+        /// As it was asked for.
+        program: String,
+        /// The effect's name.
+        effect: String,
+        /// The shim of the older run, if it is known.
+        holder: Option<u32>,
+    },
+    /// The lock of its effect, or its cgroup, could not be made.
+    #[error("cannot start {program}: {path} cannot be made; check that its folder is writable")]
+    Place {
+        /// As it was asked for.
+        program: String,
+        /// What could not be made.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The log file of a detached program could not be opened.
     #[error("cannot open the log file {path}: check that its folder exists and is writable")]
     Log {
@@ -64,6 +90,32 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn whose(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "a process not known".to_owned(), |pid| format!("process {pid}"))
+}
+
+/// Where a standard stream of a program leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stream {
+    /// To us.
+    #[default]
+    Pipe,
+    /// Nowhere.
+    Null,
+    /// Where ours leads.
+    Inherit,
+}
+
+impl From<Stream> for Stdio {
+    fn from(stream: Stream) -> Self {
+        match stream {
+            Stream::Pipe => Self::piped(),
+            Stream::Null => Self::null(),
+            Stream::Inherit => Self::inherit(),
+        }
+    }
 }
 
 /// A program to start: clean environment, the three standard streams as pipes, 5 s of grace.
@@ -85,7 +137,10 @@ pub struct Command {
     environment: Environment,
     folder: Option<PathBuf>,
     grace: Duration,
-    streams: [Stdio; 3],
+    streams: [Stream; 3],
+    limits: Limits,
+    effect: Option<String>,
+    patience: Duration,
 }
 
 impl Command {
@@ -97,7 +152,10 @@ impl Command {
             environment: Environment::new(),
             folder: None,
             grace: GRACE,
-            streams: [Stdio::piped(), Stdio::piped(), Stdio::piped()],
+            streams: [Stream::Pipe; 3],
+            limits: Limits::default(),
+            effect: None,
+            patience: PATIENCE,
         }
     }
 
@@ -128,6 +186,36 @@ impl Command {
         self
     }
 
+    /// Lets proxies and certificates through too, for a program that talks to the world.
+    #[must_use]
+    pub fn network(mut self) -> Self {
+        self.environment = self.environment.network();
+        self
+    }
+
+    /// Says which effect it runs for. Of one effect only one run is there at a time in a home,
+    /// its last descendant counted, over any death of a daemon: a new one waits until the older
+    /// has ended, 60 s at most. A shim without a home knows no other runs.
+    #[must_use]
+    pub fn effect(mut self, plugin: &str, key: &str) -> Self {
+        self.effect = Some(format!("{plugin}/{key}"));
+        self
+    }
+
+    /// How long to wait for the end of an older run of the same effect.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// What it may use of the machine.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Starts it in this folder instead of ours.
     #[must_use]
     pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -144,69 +232,124 @@ impl Command {
 
     /// Where it reads from, instead of a pipe.
     #[must_use]
-    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
-        self.streams[0] = stdin.into();
+    pub fn stdin(mut self, stdin: Stream) -> Self {
+        self.streams[0] = stdin;
         self
     }
 
     /// Where it writes to, instead of a pipe.
     #[must_use]
-    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
-        self.streams[1] = stdout.into();
+    pub fn stdout(mut self, stdout: Stream) -> Self {
+        self.streams[1] = stdout;
         self
     }
 
     /// Where it complains to, instead of a pipe.
     #[must_use]
-    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
-        self.streams[2] = stderr.into();
+    pub fn stderr(mut self, stderr: Stream) -> Self {
+        self.streams[2] = stderr;
         self
     }
 
-    /// Starts it, and returns when it runs; needs a tokio runtime with I/O. Dropping the future
-    /// ends what was started.
+    /// Starts it, and returns when it runs; needs a tokio runtime with I/O and time. Dropping the
+    /// future ends what was started.
     pub async fn spawn(self, shim: &Shim) -> Result<Child, Error> {
         let program = self.program.display().to_string();
         if let Some(folder) = self.folder.as_ref().filter(|folder| !folder.is_dir()) {
             return Err(Error::Folder { program, folder: folder.clone() });
         }
-        let fail = |program, source| Error::Shim { shim: shim.program.clone(), program, source };
-        let mut child = match self.start(shim) {
-            Ok(child) => child,
-            Err(source) => return Err(fail(program, source)),
-        };
-        match child.started().await {
-            Ok(Ok(())) => Ok(child),
-            Ok(Err(source)) => Err(Error::Program { program, source }),
-            Err(exit) => Err(Error::Silent { shim: shim.program.clone(), program, exit }),
+        let effect = shim.home.as_ref().map(|home| home.effect(self.effect.as_deref()));
+        loop {
+            let mut child = self.start(shim, effect.as_ref())?;
+            let mut word = child.first_word().await;
+            if let FirstWord::Waiting(holder) = word {
+                let next = tokio::time::timeout(self.patience, child.first_word()).await;
+                let effect = || effect.clone().map_or_else(String::new, |effect| effect.name);
+                let busy = |_| Error::Busy { program: program.clone(), effect: effect(), holder };
+                word = next.map_err(busy)?;
+            }
+            match word {
+                FirstWord::Started => return Ok(child),
+                FirstWord::Stale | FirstWord::Waiting(_) => {}
+                FirstWord::Failed(source) => return Err(Error::Program { program, source }),
+                FirstWord::Silent(exit) => {
+                    return Err(Error::Silent { shim: shim.program.clone(), program, exit });
+                }
+            }
         }
     }
 
-    fn start(self, shim: &Shim) -> io::Result<Child> {
+    fn start(&self, shim: &Shim, effect: Option<&Effect>) -> Result<Child, Error> {
+        let program = || self.program.display().to_string();
+        let fail = |source| Error::Shim { shim: shim.program.clone(), program: program(), source };
+        let (Some(home), Some(effect)) = (&shim.home, effect) else {
+            let (mut command, lifeline) = self.prepare(shim, None).map_err(fail)?;
+            let process = command.spawn().map_err(fail)?;
+            return Ok(Child::new(process, lifeline, None));
+        };
+        let path = home.locks.join(&effect.file);
+        let place = |source, path| Error::Place { program: program(), path, source };
+        let lock = EffectLock::open(path.clone()).map_err(|source| place(source, path))?;
+        let leaf = home.cgroups.as_ref().map(|groups| groups.leaf(lock.path(), self.limits));
+        let leaf = leaf.transpose().map_err(|source| place(source, lock.path().to_owned()))?;
+        let at_home = AtHome { mark: home.mark(effect), effect, lock: &lock, leaf: leaf.clone() };
+        let (command, lifeline) = self.prepare(shim, Some(at_home)).map_err(fail)?;
+        let started = home.family.add(lock, leaf, move || {
+            // Here it goes, and our copies of the shim's descriptors with it.
+            let mut command = command;
+            let process = command.spawn()?;
+            Ok((process.id().unwrap_or_default().cast_signed(), process))
+        });
+        let (id, process, over) = started.map_err(fail)?;
+        Ok(Child::new(process, lifeline, Some((id, over))))
+    }
+
+    /// The shim's command line, environment and descriptors; dropped with the command are our
+    /// copies of these, or the shim's death would not be heard.
+    fn prepare(
+        &self,
+        shim: &Shim,
+        at_home: Option<AtHome<'_>>,
+    ) -> io::Result<(tokio::process::Command, tokio::net::UnixStream)> {
         let (lifeline, theirs) = UnixStream::pair()?;
         lifeline.set_nonblocking(true)?;
         let lifeline = tokio::net::UnixStream::from_std(lifeline)?;
-
-        let orders = Orders {
+        let mut orders = Orders {
             lifeline: theirs.as_raw_fd(),
             grace: self.grace,
-            program: self.program,
-            args: self.args,
+            limits: self.limits,
+            lock: None,
+            cgroup: None,
+            program: self.program.clone(),
+            args: self.args.clone(),
         };
         let mut command = new_process(&shim.program);
-        command.arg(SHIM_VERB).args(orders.into_args());
         command.env_clear().envs(self.environment.of(std::env::vars_os()));
-        if let Some(folder) = self.folder {
+        if let Some(AtHome { mark, effect, lock, leaf }) = at_home {
+            let (file, path) = (lock.share()?, lock.path().to_owned());
+            let effect = effect.name.clone();
+            orders.lock = Some(LockOrder { file: file.as_raw_fd(), path, effect });
+            orders.cgroup = leaf;
+            command.env(MARK, mark);
+            descriptors::hand_over(&mut command, file);
+        }
+        command.arg(SHIM_VERB).args(orders.into_args());
+        if let Some(folder) = &self.folder {
             command.current_dir(folder);
         }
-        let [stdin, stdout, stderr] = self.streams;
+        let [stdin, stdout, stderr] = self.streams.map(Stdio::from);
         command.stdin(stdin).stdout(stdout).stderr(stderr);
         descriptors::hand_over(&mut command, OwnedFd::from(theirs));
-
-        // With the command goes our copy of the shim's end, or its death would not be heard.
-        let shim = tokio::process::Command::from(command).spawn()?;
-        Ok(Child::new(shim, lifeline))
+        Ok((tokio::process::Command::from(command), lifeline))
     }
+}
+
+/// What a shim with a home gets besides.
+struct AtHome<'a> {
+    mark: OsString,
+    effect: &'a Effect,
+    lock: &'a EffectLock,
+    leaf: Option<PathBuf>,
 }
 
 /// The one place where a process is made.

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::command::{Error, new_process};
-use crate::descriptors;
 use crate::environment::Environment;
+use crate::os::{descriptors, wake};
 use crate::report::Report;
 use crate::{DETACH_VERB, Shim};
 
@@ -153,7 +153,7 @@ impl Detached {
     /// False at the end, which comes right behind the word.
     fn read_more(&mut self, heard: &mut Vec<u8>, timeout: Duration) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.first_word, PollFlags::IN)];
-        crate::wake::wait(&mut fds, Some(timeout))?;
+        wake::wait(&mut fds, Some(timeout))?;
         if fds[0].revents().is_empty() {
             return Ok(true);
         }

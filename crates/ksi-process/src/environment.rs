@@ -4,26 +4,32 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
 /// Variables that every child inherits; a trailing `*` stands for any end.
-const ALWAYS: &[&str] = &[
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_*",
-    "TZ",
-    "TMPDIR",
+const ALWAYS: &[&str] = &["PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR"];
+
+/// How a program gets out of this network, and whom it trusts there. A proxy's address may hold a
+/// password, so only those get them that need them.
+const NETWORK: &[&str] = &[
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "ALL_PROXY",
+    "FTP_PROXY",
     "NO_PROXY",
     "http_proxy",
     "https_proxy",
     "all_proxy",
+    "ftp_proxy",
     "no_proxy",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "AWS_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
 ];
+
+/// Never inherited, whatever was asked for: it says whose child a process is.
+const NEVER: &str = crate::home::MARK;
 
 /// The environment of a child: a short list of inherited variables plus those set by hand.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +39,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Only what every child inherits: paths, locale, time zone, proxies and certificates.
+    /// Only what every child inherits: paths, locale and time zone.
     pub fn new() -> Self {
         Self::default()
     }
@@ -43,6 +49,12 @@ impl Environment {
     pub fn inherit<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.inherited.extend(names.into_iter().map(Into::into));
         self
+    }
+
+    /// Lets proxies and certificates through too, for a program that talks to the world.
+    #[must_use]
+    pub fn network(self) -> Self {
+        self.inherit(NETWORK.iter().copied())
     }
 
     /// Sets one variable, over an inherited one of that name.
@@ -64,6 +76,9 @@ impl Environment {
     }
 
     fn inherits(&self, name: &OsStr) -> bool {
+        if name == NEVER {
+            return false;
+        }
         let asked = self.inherited.iter().map(String::as_str);
         ALWAYS.iter().copied().chain(asked).any(|pattern| matches(pattern, name))
     }
@@ -100,8 +115,24 @@ mod tests {
 
     #[test]
     fn a_secret_stays_behind() {
+        assert_eq!(seen(&Environment::new(), OURS), ["LC_ALL=C", "PATH=/bin"]);
+    }
+
+    #[test]
+    fn who_talks_to_the_world_gets_proxies_and_certificates() {
         let expected = ["LC_ALL=C", "PATH=/bin", "https_proxy=http://127.0.0.1:1"];
-        assert_eq!(seen(&Environment::new(), OURS), expected);
+        assert_eq!(seen(&Environment::new().network(), OURS), expected);
+        let bundle = [("NODE_EXTRA_CA_CERTS", "/ca.pem")];
+        assert_eq!(seen(&Environment::new().network(), &bundle), ["NODE_EXTRA_CA_CERTS=/ca.pem"]);
+        assert_eq!(seen(&Environment::new(), &bundle), [""; 0]);
+    }
+
+    #[test]
+    fn the_mark_of_a_child_is_not_handed_on_to_who_is_none() {
+        let ours = [("KSI_CHILD", "home/effect"), ("KSI_HOME", "/x")];
+        let all = Environment::new().inherit(["*"]);
+        assert_eq!(seen(&all, &ours), ["KSI_HOME=/x"]);
+        assert_eq!(seen(&all.set("KSI_CHILD", "own"), &ours)[0], "KSI_CHILD=own");
     }
 
     #[test]

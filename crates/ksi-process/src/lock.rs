@@ -78,8 +78,8 @@ fn write_holder(file: &mut File) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         let own = rustix::process::getpid().as_raw_pid();
-        if let Some(process) = crate::tree::descendants::Process::read(own) {
-            writeln!(file, "started {} clock ticks after boot", process.start)?;
+        if let Some(process) = crate::os::process::Process::read(own) {
+            writeln!(file, "started {} clock ticks after boot", process.id.start)?;
         }
     }
     Ok(())

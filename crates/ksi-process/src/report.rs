@@ -41,6 +41,10 @@ impl fmt::Display for Exit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
     Started,
+    /// Another process holds the effect's lock, by this number if that is not 0.
+    Waiting(i32),
+    /// The lock that it waited for is another file by now: open it again.
+    Stale,
     /// The program could not be started, with the system's error number.
     Failed(i32),
     Ended(Exit),
@@ -55,9 +59,13 @@ impl Report {
         if line == "started" {
             return Some(Self::Started);
         }
+        if line == "stale" {
+            return Some(Self::Stale);
+        }
         let (word, number) = line.split_once(' ')?;
         let number = number.parse().ok()?;
         match word {
+            "waiting" => Some(Self::Waiting(number)),
             "failed" => Some(Self::Failed(number)),
             "code" => Some(Self::Ended(Exit::Code(number))),
             "signal" => Some(Self::Ended(Exit::Signal(number))),
@@ -70,6 +78,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started => write!(f, "started"),
+            Self::Waiting(number) => write!(f, "waiting {number}"),
+            Self::Stale => write!(f, "stale"),
             Self::Failed(number) => write!(f, "failed {number}"),
             Self::Ended(Exit::Code(code)) => write!(f, "code {code}"),
             Self::Ended(Exit::Signal(signal)) => write!(f, "signal {signal}"),
@@ -84,7 +94,8 @@ mod tests {
     #[test]
     fn every_report_is_read_as_it_was_written() {
         let ends = [Exit::Code(0), Exit::Code(255), Exit::Signal(9)].map(Report::Ended);
-        for report in [Report::Started, Report::Failed(2)].into_iter().chain(ends) {
+        let others = [Report::Started, Report::Failed(2), Report::Waiting(7), Report::Stale];
+        for report in others.into_iter().chain(ends) {
             assert_eq!(Report::parse(&report.to_string()), Some(report));
         }
     }

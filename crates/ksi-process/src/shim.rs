@@ -7,16 +7,19 @@ use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, setsid};
 
 use crate::command::new_process;
-use crate::descriptors;
+use crate::effect_lock::{EffectLock, Taken};
+use crate::limits::Limits;
+use crate::os::wake::{self, Wake};
+use crate::os::{cgroup, descriptors, limits, process};
 use crate::report::{Exit, Report};
 use crate::tree::Tree;
-use crate::wake::Wake;
 
 /// What the daemon wants of a shim; it travels as the arguments of the hidden verb.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,34 +28,68 @@ pub(crate) struct Orders {
     pub(crate) lifeline: RawFd,
     /// From the request to end until the kill.
     pub(crate) grace: Duration,
+    pub(crate) limits: Limits,
+    pub(crate) lock: Option<LockOrder>,
+    /// The group for the program, removed afterwards.
+    pub(crate) cgroup: Option<PathBuf>,
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
 }
 
+/// The lock to take before the program starts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct LockOrder {
+    /// Number of the inherited descriptor.
+    pub(crate) file: RawFd,
+    pub(crate) path: PathBuf,
+    /// For people: what the lock is for.
+    pub(crate) effect: String,
+}
+
 impl Orders {
     pub(crate) fn into_args(self) -> Vec<OsString> {
-        let grace = self.grace.as_millis().to_string();
-        let lifeline = self.lifeline.to_string();
-        let options = ["--lifeline", &lifeline, "--grace", &grace, "--"].map(OsString::from);
-        options.into_iter().chain([self.program]).chain(self.args).collect()
+        let number = |number: RawFd| OsString::from(number.to_string());
+        let grace = self.grace.as_millis().to_string().into();
+        let mut args = vec!["--lifeline".into(), number(self.lifeline), "--grace".into(), grace];
+        args.extend(self.limits.into_args());
+        if let Some(LockOrder { file, path, effect }) = self.lock {
+            let lock = ["--lock".into(), number(file), "--lock-path".into(), path.into()];
+            args.extend(lock.into_iter().chain(["--effect".into(), effect.into()]));
+        }
+        args.extend(self.cgroup.into_iter().flat_map(|group| ["--cgroup".into(), group.into()]));
+        args.extend(["--".into(), self.program]);
+        args.into_iter().chain(self.args).collect()
     }
 
     fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
-        let (mut lifeline, mut grace) = (None, None);
+        let (mut lifeline, mut grace, mut cgroup) = (None, None, None);
+        let (mut lock, mut path, mut effect) = (None, None, None);
+        let mut limits = Limits::default();
         loop {
             let option = args.next()?;
             if option == "--" {
                 break;
             }
-            let value = args.next()?.into_string().ok()?;
+            let value = args.next()?;
+            let text = || value.to_str();
             match option.to_str()? {
-                "--lifeline" => lifeline = Some(value.parse().ok()?),
-                "--grace" => grace = Some(Duration::from_millis(value.parse().ok()?)),
-                _ => return None,
+                "--lifeline" => lifeline = Some(text()?.parse().ok()?),
+                "--grace" => grace = Some(Duration::from_millis(text()?.parse().ok()?)),
+                "--lock" => lock = Some(text()?.parse().ok()?),
+                "--lock-path" => path = Some(PathBuf::from(value)),
+                "--effect" => effect = Some(text()?.to_owned()),
+                "--cgroup" => cgroup = Some(PathBuf::from(value)),
+                other => limits.parse(other, text()?)?,
             }
         }
+        let (lifeline, grace) = (lifeline?, grace?);
+        let lock = match lock {
+            Some(file) => Some(LockOrder { file, path: path?, effect: effect? }),
+            None => None,
+        };
         let program = args.next()?;
-        Some(Self { lifeline: lifeline?, grace: grace?, program, args: args.collect() })
+        let args = args.collect();
+        Some(Self { lifeline, grace, limits, lock, cgroup, program, args })
     }
 }
 
@@ -74,8 +111,14 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn supervise(orders: &Orders) -> io::Result<Exit> {
     let mut lifeline = UnixStream::from(descriptors::take_inherited(orders.lifeline)?);
-    let wake = prepare().inspect_err(|error| report(&lifeline, Report::failed(error)))?;
-    let program = start(orders).inspect_err(|error| report(&lifeline, Report::failed(error)))?;
+    let started = begin(orders, &mut lifeline);
+    let (wake, lock, program) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            report(&lifeline, error.report());
+            return Err(error.into());
+        }
+    };
     report(&lifeline, Report::Started);
 
     let mut tree = Tree::new(program);
@@ -86,20 +129,106 @@ fn supervise(orders: &Orders) -> io::Result<Exit> {
         tree.kill();
     }
     ended?;
+    // Nothing is left: the next attempt need not look for anything.
+    if let Some(group) = &orders.cgroup {
+        cgroup::remove(group);
+    }
+    if let Some(lock) = lock {
+        lock.remove()?;
+    }
     let exit = tree.exit().ok_or_else(|| io::Error::other("the program's status was lost"))?;
     report(&lifeline, Report::Ended(exit));
     Ok(exit)
 }
 
+/// Why no program was started.
+#[derive(Debug, thiserror::Error)]
+enum Unstarted {
+    #[error("the lock is another file by now")]
+    Stale,
+    #[error("nobody wants it any more")]
+    Unwanted,
+    #[error(transparent)]
+    Failed(#[from] io::Error),
+}
+
+impl Unstarted {
+    fn report(&self) -> Report {
+        match self {
+            Self::Stale => Report::Stale,
+            Self::Unwanted => Report::Failed(rustix::io::Errno::CANCELED.raw_os_error()),
+            Self::Failed(error) => Report::failed(error),
+        }
+    }
+}
+
+impl From<Unstarted> for io::Error {
+    fn from(error: Unstarted) -> Self {
+        match error {
+            Unstarted::Failed(error) => error,
+            other => Self::other(other),
+        }
+    }
+}
+
+/// Takes the lock, then starts the program.
+fn begin(
+    orders: &Orders,
+    lifeline: &mut UnixStream,
+) -> Result<(Wake, Option<EffectLock>, Pid), Unstarted> {
+    let inherited = |order: &LockOrder| -> io::Result<EffectLock> {
+        let file = descriptors::take_inherited(order.file)?;
+        Ok(EffectLock::inherited(file, order.path.clone()))
+    };
+    let lock = orders.lock.as_ref().map(inherited).transpose()?;
+    let wake = prepare()?;
+    if let (Some(lock), Some(order)) = (&lock, &orders.lock) {
+        take(lock, &wake, lifeline)?;
+        lock.sign(&order.effect)?;
+    }
+    // A daemon that was killed meanwhile has a successor, which will start it itself.
+    if wake::has_let_go(lifeline)? {
+        return Err(Unstarted::Unwanted);
+    }
+    let program = start(orders)?;
+    Ok((wake, lock, program))
+}
+
+/// Takes the lock of the effect, or waits until it has it or is not wanted any more.
+fn take(lock: &EffectLock, wake: &Wake, lifeline: &mut UnixStream) -> Result<(), Unstarted> {
+    let taken = match lock.try_take()? {
+        Taken::Held(holder) => {
+            report(lifeline, Report::Waiting(holder.unwrap_or_default().cast_signed()));
+            wait_for(lock, wake, lifeline)?
+        }
+        taken => taken,
+    };
+    if taken == Taken::Stale { Err(Unstarted::Stale) } else { Ok(()) }
+}
+
+/// Nothing but its holder can end the wait for a lock. So a thread waits, and when this process
+/// is not wanted any more, the thread ends with it.
+fn wait_for(lock: &EffectLock, wake: &Wake, lifeline: &mut UnixStream) -> Result<Taken, Unstarted> {
+    let (done, doing) = io::pipe()?;
+    let file = EffectLock::inherited(lock.share()?, lock.path().to_owned());
+    let thread = std::thread::spawn(move || {
+        let _doing = doing;
+        file.take()
+    });
+    if wake.done_or_end(&done, lifeline)? {
+        return Err(Unstarted::Unwanted);
+    }
+    let panicked = |_| io::Error::other("waiting for the lock failed");
+    Ok(thread.join().map_err(panicked)??)
+}
+
 /// Makes this process the one that everything below it falls back to.
 fn prepare() -> io::Result<Wake> {
     setsid()?;
+    process::become_subreaper()?;
+    // For people who look at a list of processes.
     #[cfg(target_os = "linux")]
-    {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        // For people who look at a list of processes.
-        rustix::thread::set_name(c"ksi-shim")?;
-    }
+    rustix::thread::set_name(c"ksi-shim")?;
     descriptors::close_inherited()?;
     Wake::install()
 }
@@ -107,8 +236,11 @@ fn prepare() -> io::Result<Wake> {
 fn start(orders: &Orders) -> io::Result<Pid> {
     // The allocator of this program does without; the program that is started may want them.
     let _ = rustix::thread::disable_transparent_huge_pages(false);
-    let child = new_process(&orders.program).args(&orders.args).process_group(0).spawn()?;
-    Ok(Pid::from_child(&child))
+    let mut command = new_process(&orders.program);
+    command.args(&orders.args).process_group(0);
+    let members = orders.cgroup.as_deref().map(cgroup::members).transpose()?;
+    limits::apply(&mut command, orders.limits, members);
+    Ok(Pid::from_child(&command.spawn()?))
 }
 
 /// Leaves folder and streams to the program alone: a copy here would hide that it closed its own.
@@ -176,6 +308,9 @@ mod tests {
         let orders = || Orders {
             lifeline: 7,
             grace: Duration::from_millis(1500),
+            limits: Limits { memory: Some(1), processes: Some(9), ..Limits::default() },
+            lock: Some(LockOrder { file: 8, path: "/x y".into(), effect: "work/--".into() }),
+            cgroup: Some("/sys/fs/cgroup/x".into()),
             program: "prog".into(),
             args: words(&["--grace", "--", "x y"]),
         };
@@ -189,7 +324,10 @@ mod tests {
         for end in 0..whole.len() {
             assert_eq!(Orders::parse(words(&whole[..end]).into_iter()), None, "{end} words");
         }
-        let unknown = ["--lifeline", "7", "--grace", "5", "--loud", "1", "--", "prog"];
-        assert_eq!(Orders::parse(words(&unknown).into_iter()), None);
+        for wrong in [["--loud", "1"], ["--files", "many"], ["--lock", "8"]] {
+            let mut wrong = words(&wrong);
+            wrong.extend(words(&whole));
+            assert_eq!(Orders::parse(wrong.into_iter()), None);
+        }
     }
 }

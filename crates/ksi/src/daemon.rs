@@ -9,7 +9,7 @@ use anyhow::Context;
 use ksi_journal::SqliteJournal;
 use ksi_kernel::{Clock, Kernel, Setup};
 use ksi_plugins::Settings;
-use ksi_process::{Readiness, lock};
+use ksi_process::{Readiness, Shim, lock};
 use ksi_protocol::Paths;
 use ksi_socket::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -78,7 +78,15 @@ impl Daemon {
         let lock = lock::Lock::acquire(&paths.lock)?;
         let file = paths.state.join(JOURNAL);
         let opening = tokio::task::spawn_blocking(move || SqliteJournal::open(&file));
-        let mut plugins = ksi_plugins::all(settings(&paths, config)?);
+        let no_place = || format!("{} cannot keep locks of effects", paths.state.display());
+        let shim = Shim::current()?.at_home(&paths.state).with_context(no_place)?;
+        let mut plugins = ksi_plugins::all(settings(&paths, config, shim.clone()));
+        // Nothing starts before what a former daemon has left is gone.
+        let ended = tokio::task::spawn_blocking(move || shim.end_leftovers()).await?;
+        match ended.context("what a former daemon left cannot be looked for")? {
+            0 => {}
+            processes => tracing::warn!(processes, "ended what a former daemon had left"),
+        }
         let journal = Arc::new(opening.await??);
         plugins.push(ksi_plugins::checkpoint::plugin(journal.clone()).into());
         let kernel = Kernel::start(Setup {
@@ -123,10 +131,10 @@ impl Daemon {
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-fn settings(paths: &Paths, config: Config) -> anyhow::Result<Settings> {
-    Ok(Settings {
+fn settings(paths: &Paths, config: Config, shim: Shim) -> Settings {
+    Settings {
         version: VERSION,
-        program: std::env::current_exe().context("this program's own file is not known")?,
+        shim,
         default_model: config.model,
         models: paths.models.clone(),
         shared_models: paths.shared_models.clone(),
@@ -134,7 +142,7 @@ fn settings(paths: &Paths, config: Config) -> anyhow::Result<Settings> {
         patterns: paths.config.join("patterns"),
         started: Clock::system().now(),
         local_idle_ms: config.local.idle_seconds.saturating_mul(1000),
-    })
+    }
 }
 
 pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {

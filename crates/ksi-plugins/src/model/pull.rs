@@ -8,7 +8,6 @@ use std::{
 };
 
 use ksi_kernel::{Ctx, Facts, Result};
-use ksi_process::Shim;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::oneshot;
 
@@ -115,7 +114,8 @@ impl Pulling<'_> {
     async fn download(&self, folder: &Path) -> Result<PathBuf, PullError> {
         let source = &self.fetch.source;
         let download = Download {
-            shim: &Shim { program: self.settings.program.clone() },
+            shim: &self.settings.shim,
+            name: &source.name,
             package: &source.package,
             folder,
             patience: self.fetch.patience,

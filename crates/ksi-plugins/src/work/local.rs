@@ -110,7 +110,7 @@ impl Shared {
                     other.stop().await;
                 }
                 sink.progress("loading the model");
-                Child::start(&self.settings.program, path).await?
+                Child::start(&self.settings.shim, path).await?
             }
         };
         let done = child.answer(&request, &*sink).await;

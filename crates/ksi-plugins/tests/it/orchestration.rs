@@ -4,7 +4,6 @@ mod refusals;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -166,7 +165,7 @@ fn settings(folder: &TempDir) -> Arc<Settings> {
     let home = folder.path();
     Arc::new(Settings {
         version: "0.0.0",
-        program: PathBuf::from(env!("CARGO_BIN_EXE_ksi-plugins-test-program")),
+        shim: ksi_process::Shim::new(env!("CARGO_BIN_EXE_ksi-plugins-test-program")),
         default_model: Some(format!("scripted:{}/script.yaml", home.display())),
         models: home.join("models"),
         shared_models: None,

@@ -4,10 +4,15 @@
 #![allow(clippy::print_stdout, reason = "the tests read it")]
 #![allow(clippy::unwrap_used, reason = "part of the tests, which fail by a panic")]
 
-use std::path::Path;
-use std::process::{ExitCode, Stdio};
+mod peers;
+mod uses;
 
-use ksi_process::{Command, Readiness, Shim, lock::Lock};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ksi_process::{Command, Error, Readiness, Shim, Stream, lock::Lock};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 fn main() -> ExitCode {
@@ -22,6 +27,21 @@ fn main() -> ExitCode {
             rustix::process::setsid().unwrap();
             block(word)
         }
+        ["nasty", file, word] => nasty(file, word),
+        ["nasty-away", file, word] => {
+            rustix::process::setsid().unwrap();
+            nasty(file, word)
+        }
+        ["home", state, marker, script, grace] => at_home(state, marker, script, grace),
+        ["again-and-again", state] => again_and_again(Path::new(state)),
+        ["peers", state, socket] => peers::place(Path::new(state), Path::new(socket)),
+        ["connect", socket, word] => peers::connect(Path::new(socket), word),
+        ["kill-shim-and-connect", socket, word] => peers::kill_shim_and_connect(socket, word),
+        ["allocate", mib] => uses::allocate(mib.parse().unwrap()),
+        ["spin"] => uses::spin(),
+        ["open-files"] => uses::open_files(),
+        ["start-many", count] => uses::start_many(count.parse().unwrap()),
+        ["under-limit", processes, count] => uses::under_limit(processes.parse().unwrap(), count),
         ["descriptors"] => say(&open_descriptors().join(" ")),
         ["host", marker, script] => host(marker, script),
         ["spawn-many"] => spawn_many(),
@@ -89,11 +109,78 @@ fn host(marker: &str, script: &str) {
     });
 }
 
+/// Ignores what asks it to end, and notes who it is: pid and start time.
+fn nasty(file: &str, word: &str) -> ! {
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        let ignored = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        signal_hook::flag::register(signal, ignored).unwrap();
+    }
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (pid, _) = stat.split_once(' ').unwrap();
+    let start = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().to_owned();
+    let mut file = std::fs::File::options().append(true).create(true).open(file).unwrap();
+    file.write_all(format!("{pid} {start}\n").as_bytes()).unwrap();
+    block(word)
+}
+
+/// Plays a daemon with a home: ends leftovers, starts a shell script as the effect `test/one`,
+/// and passes on what it prints.
+fn at_home(state: &str, marker: &str, script: &str, grace: &str) {
+    runtime().block_on(async {
+        let shim = Shim::current().unwrap().at_home(Path::new(state)).unwrap();
+        say(&format!("{} leftovers", shim.end_leftovers().unwrap()));
+        let own = std::env::current_exe().unwrap();
+        let command = Command::new("sh").arg("-c").arg(script).arg(own).effect("test", "one");
+        let command = command.env("KSI_TEST_MARKER", marker).arg(Path::new(state).join("pids"));
+        let command = command.grace(Duration::from_millis(grace.parse().unwrap()));
+        let patience =
+            if script == "impatient" { Duration::from_millis(50) } else { Duration::MAX };
+        let mut child = match command.patience(patience).spawn(&shim).await {
+            Ok(child) => child,
+            Err(error @ Error::Busy { .. }) => return say(&format!("busy: {error}")),
+            Err(error) => panic!("{error:?}"),
+        };
+        say(&format!("shim {}", child.pid()));
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let marks = child.id();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            say(&line);
+        }
+        assert!(marks.is_some());
+        say(&format!("the program ended: {}", child.wait().await));
+        let left = std::fs::read_dir(Path::new(state).join("effects")).unwrap().count();
+        say(&format!("{left} locks"));
+        park();
+    });
+}
+
+/// Wants one effect a hundred times, ten at once; each run makes a folder that none may find.
+fn again_and_again(state: &Path) {
+    runtime().block_on(async {
+        let shim = Shim::current().unwrap().at_home(state).unwrap();
+        let (mut good, mut bad) = (0, 0);
+        for _ in 0..10 {
+            let mut runs = tokio::task::JoinSet::new();
+            for _ in 0..10 {
+                let script = r#"mkdir "$0" || exit 3; rmdir "$0""#;
+                let command = Command::new("sh").arg("-c").arg(script).arg(state.join("running"));
+                let (command, shim) = (command.effect("test", "one"), shim.clone());
+                runs.spawn(async move { command.spawn(&shim).await.unwrap().wait().await });
+            }
+            for exit in runs.join_all().await {
+                if exit.success() { good += 1 } else { bad += 1 }
+            }
+        }
+        let left = std::fs::read_dir(state.join("effects")).unwrap().count();
+        say(&format!("{good} runs, {bad} at once, {left} locks"));
+    });
+}
+
 /// Starts 100 programs that are waited for, stopped or dropped; says what that left behind.
 fn spawn_many() {
     runtime().block_on(async {
         let shim = Shim::current().unwrap();
-        let cat = || Command::new("cat").stderr(Stdio::inherit());
+        let cat = || Command::new("cat").stderr(Stream::Inherit);
         cat().spawn(&shim).await.unwrap().wait().await;
         let before = open_descriptors();
         for number in 0..100 {

@@ -5,9 +5,13 @@
 
 mod detached;
 mod ends;
+mod homes;
+mod limits;
 mod locks;
 mod marked;
+mod peers;
 mod programs;
+mod root;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -22,7 +26,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ksi-process-test-program");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn shim() -> Shim {
-    Shim { program: PROGRAM.into() }
+    Shim::new(PROGRAM)
 }
 
 /// A value for the marker variable that no other process bears.
@@ -41,7 +45,11 @@ impl Helper {
     #[allow(clippy::disallowed_methods, reason = "the test plays what is above the daemon")]
     fn start(args: &[&str]) -> Self {
         let mut command = std::process::Command::new(PROGRAM);
-        let command = command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        Self::run(command.args(args))
+    }
+
+    fn run(command: &mut std::process::Command) -> Self {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         Self { process, lines }

@@ -2,7 +2,6 @@
 //! or parent, that stays.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -27,15 +26,15 @@ impl Marked {
 
     /// Waits for the end of each, and makes sure that nobody came after them.
     pub(crate) fn wait_until_gone(self) {
-        let deadline = Instant::now() + PATIENCE;
-        for pidfd in &self.found {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-            let ended = poll(&mut fds, Some(&Timespec::try_from(left).unwrap())).unwrap();
-            assert_eq!(ended, 1, "a process outlived its daemon");
-        }
+        self.found.iter().for_each(wait_for_end);
         assert_eq!(find(&self.marker).len(), 0, "a process came after the others");
     }
+}
+
+pub(crate) fn wait_for_end(pidfd: &OwnedFd) {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    let ended = poll(&mut fds, Some(&Timespec::try_from(PATIENCE).unwrap())).unwrap();
+    assert_eq!(ended, 1, "a process outlived its daemon");
 }
 
 fn find(marker: &str) -> Vec<OwnedFd> {

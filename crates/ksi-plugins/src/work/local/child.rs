@@ -7,9 +7,9 @@ use std::{
 };
 
 use ksi_kernel::Code;
-use ksi_process::{Command, Shim};
+use ksi_process::{Cap, CappedLines, Command, Shim};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    io::AsyncWriteExt,
     process::{ChildStderr, ChildStdin, ChildStdout},
 };
 
@@ -24,8 +24,8 @@ pub(super) struct Child {
     path: PathBuf,
     process: ksi_process::Child,
     stdin: ChildStdin,
-    stdout: Lines<BufReader<ChildStdout>>,
-    stderr: Option<Lines<BufReader<ChildStderr>>>,
+    stdout: CappedLines<ChildStdout>,
+    stderr: Option<CappedLines<ChildStderr>>,
     complaints: VecDeque<String>,
 }
 
@@ -42,12 +42,18 @@ const GRACE: Duration = Duration::from_millis(200);
 /// How many of its last words on stderr are told when it crashes.
 const COMPLAINTS: usize = 5;
 
+/// A line of an answer is a word or two; what is longer is no answer.
+const ANSWER: Cap = Cap { line: 64 * 1024, total: u64::MAX };
+
+/// A line of what it complains of.
+const COMPLAINT: Cap = Cap { line: 4096, total: u64::MAX };
+
 impl Child {
-    pub(super) async fn start(program: &Path, path: PathBuf) -> Result<Self, Failure> {
-        let shim = Shim { program: program.to_owned() };
+    pub(super) async fn start(shim: &Shim, path: PathBuf) -> Result<Self, Failure> {
         let (name, one) = THREADS;
-        let command = Command::new(program).arg(VERB).arg(&path).env(name, one).grace(GRACE);
-        let mut process = command.spawn(&shim).await.map_err(|error| {
+        let command = Command::new(shim.program()).arg(VERB).arg(&path).env(name, one);
+        let command = command.grace(GRACE).effect("work", "local model");
+        let mut process = command.spawn(shim).await.map_err(|error| {
             let why = std::error::Error::source(&error).map_or(String::new(), |s| format!(": {s}"));
             Failure::new(Code::ProviderError, format!("{error}{why}"))
         })?;
@@ -59,8 +65,8 @@ impl Child {
             path,
             process,
             stdin,
-            stdout: BufReader::new(stdout).lines(),
-            stderr: stderr.map(|stderr| BufReader::new(stderr).lines()),
+            stdout: CappedLines::new(stdout, ANSWER),
+            stderr: stderr.map(|stderr| CappedLines::new(stderr, COMPLAINT)),
             complaints: VecDeque::new(),
         })
     }
@@ -120,11 +126,11 @@ impl Child {
     async fn next_line(&mut self) -> Option<String> {
         loop {
             let Some(stderr) = &mut self.stderr else {
-                return self.stdout.next_line().await.ok().flatten();
+                return self.stdout.next().await.ok().flatten();
             };
             tokio::select! {
-                line = self.stdout.next_line() => return line.ok().flatten(),
-                complaint = stderr.next_line() => match complaint {
+                line = self.stdout.next() => return line.ok().flatten(),
+                complaint = stderr.next() => match complaint {
                     Ok(Some(complaint)) => remember(&mut self.complaints, complaint),
                     _ => self.stderr = None,
                 },
@@ -136,7 +142,7 @@ impl Child {
     async fn crashed(&mut self) -> Failure {
         let exit = self.process.wait().await;
         if let Some(stderr) = &mut self.stderr {
-            while let Ok(Some(complaint)) = stderr.next_line().await {
+            while let Ok(Some(complaint)) = stderr.next().await {
                 remember(&mut self.complaints, complaint);
             }
         }

@@ -1,6 +1,6 @@
 //! A kernel with the queue in it, over a journal in memory and a script.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ksi_kernel::{
     Caller, Clock, Event, Journal, Kernel, Listener, Millis, News, Pattern, Query, Result, Seq,
@@ -41,7 +41,7 @@ impl Daemon {
     fn over(folder: TempDir, journal: MemoryJournal, clock: Clock) -> Self {
         let settings = Settings {
             version: "0.0.0",
-            program: PathBuf::from(env!("CARGO_BIN_EXE_ksi-plugins-test-program")),
+            shim: ksi_process::Shim::new(env!("CARGO_BIN_EXE_ksi-plugins-test-program")),
             default_model: Some(format!("scripted:{}/script.yaml", folder.path().display())),
             models: folder.path().to_owned(),
             shared_models: None,

@@ -1,5 +1,4 @@
-//! File descriptors across `exec`: the only place with `unsafe` code.
-#![allow(unsafe_code, reason = "descriptors that cross an exec have no safe interface")]
+//! File descriptors across `exec`.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -1,6 +1,6 @@
 //! What wakes a shim: a child's end, a signal to the shim, the lifeline. Never the clock alone.
 
-use std::io::{self, Read};
+use std::io::{self, PipeReader, Read};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -40,6 +40,29 @@ impl Wake {
         Ok(end || (line && is_over(lifeline)))
     }
 
+    /// Waits until `done` is closed (false) or this process is not wanted any more (true).
+    pub(crate) fn done_or_end(
+        &self,
+        done: &PipeReader,
+        lifeline: &mut UnixStream,
+    ) -> io::Result<bool> {
+        loop {
+            let mut fds = [
+                PollFd::new(done, PollFlags::HUP),
+                PollFd::new(&self.end, PollFlags::IN),
+                PollFd::new(&*lifeline, PollFlags::IN),
+            ];
+            wait(&mut fds, None)?;
+            let [done, end, line] = fds.map(|fd| !fd.revents().is_empty());
+            if end || (line && is_over(lifeline)) {
+                return Ok(true);
+            }
+            if done {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Waits until a child ended or the time is over.
     pub(crate) fn child(&self, timeout: Option<Duration>) -> io::Result<()> {
         wait(&mut [PollFd::new(&self.child, PollFlags::IN)], timeout)?;
@@ -51,6 +74,14 @@ impl Wake {
         let mut buffer = [0; 64];
         while matches!((&self.child).read(&mut buffer), Ok(1..)) {}
     }
+}
+
+/// Whether the starter has let go already.
+pub(crate) fn has_let_go(lifeline: &mut UnixStream) -> io::Result<bool> {
+    let mut fds = [PollFd::new(&*lifeline, PollFlags::IN)];
+    wait(&mut fds, Some(Duration::ZERO))?;
+    let [line] = fds.map(|fd| !fd.revents().is_empty());
+    Ok(line && is_over(lifeline))
 }
 
 /// An error says as clearly as the end of file that nobody holds the other end.

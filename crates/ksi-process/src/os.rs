@@ -1,0 +1,20 @@
+//! The one module that speaks to the operating system: processes, descriptors, limits, cgroups,
+//! peers. Where Linux has a means that others lack, the others do what they can, which is said in
+//! [`crate::enforcement`].
+#![allow(
+    unsafe_code,
+    reason = "what crosses an exec, and one socket option, have no safe interface"
+)]
+
+pub(crate) mod cgroup;
+pub(crate) mod descriptors;
+#[cfg(target_os = "linux")]
+pub(crate) mod ends;
+pub(crate) mod limits;
+pub(crate) mod peer;
+#[cfg(target_os = "linux")]
+pub(crate) mod process;
+#[cfg(not(target_os = "linux"))]
+#[path = "os/process_elsewhere.rs"]
+pub(crate) mod process;
+pub(crate) mod wake;
