@@ -6,6 +6,8 @@ use ksi_kernel::{AnyPlugin, Millis};
 use ksi_process::Shim;
 
 pub mod checkpoint;
+#[cfg(feature = "testing")]
+pub mod launch;
 pub mod model;
 pub mod monitor;
 pub mod orchestration;
@@ -39,12 +41,25 @@ pub struct Settings {
 /// All plugins but [`checkpoint`], which needs the journal, in the order in which they fold.
 pub fn all(settings: Settings) -> Vec<AnyPlugin> {
     let settings = Arc::new(settings);
-    vec![
+    let for_tests = for_tests(&settings);
+    let plugins: [AnyPlugin; 6] = [
         system::plugin(settings.clone()).into(),
         monitor::plugin().into(),
         state::plugin().into(),
         model::plugin(settings.clone()).into(),
         work::plugin(settings.clone()).into(),
         orchestration::plugin(settings).into(),
-    ]
+    ];
+    plugins.into_iter().chain(for_tests).collect()
+}
+
+/// What tests add, when they ask for it.
+#[cfg(feature = "testing")]
+fn for_tests(settings: &Arc<Settings>) -> Option<AnyPlugin> {
+    std::env::var_os("KSI_LAUNCH").map(|_| launch::plugin(settings.clone()).into())
+}
+
+#[cfg(not(feature = "testing"))]
+fn for_tests(_: &Arc<Settings>) -> Option<AnyPlugin> {
+    None
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
+mod children;
 mod crash;
 mod daemon;
 mod events;
