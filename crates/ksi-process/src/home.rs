@@ -46,11 +46,12 @@ impl Home {
     pub(crate) fn open(state: &Path) -> io::Result<Self> {
         let locks = state.join("effects");
         let known = locks.is_dir();
+        let instance = instance(state)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&locks)?;
         Ok(Self {
             known,
-            instance: instance(state)?,
-            family: Family::start()?,
+            family: Family::start(mark_of_all(&instance))?,
+            instance,
             cgroups: Cgroups::claim(),
             unnamed: AtomicU64::new(0),
             locks,
@@ -76,8 +77,12 @@ impl Home {
 
     /// How the variable begins in all children of this home.
     pub(crate) fn mark_of_all(&self) -> Vec<u8> {
-        format!("{MARK}={}/", self.instance).into_bytes()
+        mark_of_all(&self.instance)
     }
+}
+
+fn mark_of_all(instance: &str) -> Vec<u8> {
+    format!("{MARK}={instance}/").into_bytes()
 }
 
 /// A folder's identity: a copy is another home, and so is one of the same path elsewhere, such as

@@ -26,10 +26,6 @@ mod detach;
 mod effect_lock;
 mod enforcement;
 mod environment;
-#[cfg(target_os = "linux")]
-mod family;
-#[cfg(not(target_os = "linux"))]
-#[path = "family/elsewhere.rs"]
 mod family;
 mod home;
 #[cfg(target_os = "linux")]

@@ -12,9 +12,5 @@ pub(crate) mod descriptors;
 pub(crate) mod ends;
 pub(crate) mod limits;
 pub(crate) mod peer;
-#[cfg(target_os = "linux")]
-pub(crate) mod process;
-#[cfg(not(target_os = "linux"))]
-#[path = "os/process_elsewhere.rs"]
 pub(crate) mod process;
 pub(crate) mod wake;

@@ -5,7 +5,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use ksi_process::{Command, Descent, Peer, Shim};
-use rustix::process::{Pid, Signal, getppid, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, getppid, kill_process, pidfd_open};
 
 use crate::{park, runtime, say};
 
@@ -14,7 +15,7 @@ use crate::{park, runtime, say};
 const SCRIPT: &str = r#"
     "$0" connect "$1" child &
     ( ( setsid "$0" connect "$1" away & ) & )
-    "$0" connect "$1" gone-before; "$0" connect "$1" after
+    "$0" connect "$1" gone-before; "$0" connect "$1" after &
     read line
     "$0" kill-shim-and-connect "$1" killer &
     wait"#;
@@ -56,7 +57,8 @@ pub(crate) fn place(state: &Path, path: &Path) {
                 child.stdin.as_mut().unwrap().write_all(b"now\n").await.unwrap();
             }
             // Now the one before was waited for by its parent.
-            for socket in unseen.drain(..).filter(|_| name == "after") {
+            let gone = if name == "after" { std::mem::take(&mut unseen) } else { Vec::new() };
+            for socket in gone {
                 let peer = Peer::of(&socket).unwrap();
                 say(&format!("gone {:?}", shim.descent(&peer)));
             }
@@ -68,7 +70,7 @@ pub(crate) fn place(state: &Path, path: &Path) {
 pub(crate) fn connect(socket: &Path, name: &str) {
     let mut socket = UnixStream::connect(socket).unwrap();
     socket.write_all(name.as_bytes()).unwrap();
-    if !["gone-before", "after"].contains(&name) {
+    if name != "gone-before" {
         park();
     }
 }
@@ -79,6 +81,9 @@ pub(crate) fn kill_shim_and_connect(socket: &str, name: &str) {
     let stat = std::fs::read_to_string(format!("/proc/{shell}/stat")).unwrap();
     let parent = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap();
     let shim = Pid::from_raw(parent.parse().unwrap()).unwrap();
+    let held = pidfd_open(shim, PidfdFlags::empty()).unwrap();
     kill_process(shim, Signal::KILL).unwrap();
+    // Until it is gone this process still descends from a live shim.
+    poll(&mut [PollFd::new(&held, PollFlags::IN)], None).unwrap();
     connect(Path::new(socket), name);
 }

@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use crate::marked::{Marked, wait_for_end};
-use crate::{Helper, new_marker};
+use crate::{Helper, PROGRAM, new_marker};
 
 /// All tricks at once; two of them have an empty environment, one of which also left the session.
 const NASTY: &str = r#"trap '' TERM HUP INT
@@ -91,6 +91,15 @@ impl Run {
     }
 }
 
+impl Drop for Run {
+    /// A test that failed leaves nothing either.
+    fn drop(&mut self) {
+        for (_, _, pidfd) in &self.processes {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+}
+
 #[test]
 fn nothing_survives_a_killed_shim() {
     let home = Home::new();
@@ -101,6 +110,28 @@ fn nothing_survives_a_killed_shim() {
     assert_eq!(run.daemon.line(), "the program ended: signal 9");
     assert_eq!(run.left(), (0, 0), "when the handle says so, nothing is left");
     assert_eq!(run.daemon.line(), "0 locks");
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the test plays what is above the daemon")]
+fn what_a_shell_started_before_it_became_the_daemon_is_spared() {
+    let home = Home::new();
+    let (state, marker) = (home.0.path().to_str().unwrap(), new_marker());
+    let script = r#""$0" block sidecar & exec "$0" home "$@""#;
+    let mut command = std::process::Command::new("sh");
+    let mut daemon = Helper::run(command.args(["-c", script, PROGRAM, state, &marker, NASTY, "0"]));
+    let mut first = daemon.sorted_lines(3);
+    assert_eq!((first.remove(0).as_str(), first.remove(1).as_str()), ("0 leftovers", "sidecar"));
+    let shim = first[0].strip_prefix("shim ").unwrap().parse().unwrap();
+    assert_eq!(daemon.sorted_lines(5), WORDS);
+    kill_process(Pid::from_raw(shim).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(daemon.line(), "the program ended: signal 9");
+    assert_eq!(Marked::find(&marker).count(), 0);
+    let children = format!("/proc/{0}/task/{0}/children", daemon.process.id());
+    let children = std::fs::read_to_string(children).unwrap();
+    let sidecar: Vec<&str> = children.split_whitespace().collect();
+    assert_eq!(sidecar.len(), 1, "only the sidecar is left");
+    kill_process(Pid::from_raw(sidecar[0].parse().unwrap()).unwrap(), Signal::KILL).unwrap();
 }
 
 #[test]
@@ -124,7 +155,8 @@ fn nothing_survives_a_killed_daemon_and_shim_and_the_next_start() {
     kill_process(run.shim, Signal::KILL).unwrap();
     assert_eq!(run.left().1, 5, "they live on, until");
 
-    let mut other = Home::new().daemon(&new_marker(), "echo other", "0");
+    let elsewhere = Home::new();
+    let mut other = elsewhere.daemon(&new_marker(), "echo other", "0");
     assert_eq!(other.line(), "0 leftovers", "they are not another home's to end");
     assert_eq!(run.left().1, 5);
 

@@ -8,7 +8,7 @@ use std::{
 use ksi_protocol::Client;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
 };
 use serde_json::{Value, json};
 
@@ -106,6 +106,15 @@ impl Run {
         }
         for (pid, start) in &self.written {
             assert_ne!(start_of(*pid).as_ref(), Some(start), "process {pid} is still there");
+        }
+    }
+}
+
+impl Drop for Run {
+    /// A test that failed leaves nothing either.
+    fn drop(&mut self) {
+        for process in &self.held {
+            let _ = pidfd_send_signal(process, Signal::KILL);
         }
     }
 }
