@@ -1,6 +1,6 @@
 //! Effects: runs what the plugins' states want, and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use ksi_state::{AnyEffect, Fact, Fault, Millis, Wants};
@@ -75,7 +75,16 @@ struct Shared {
 struct Inner {
     runs: Runs,
     stops: HashMap<Place, Arc<Notify>>,
+    /// Told to stop, and not returned yet.
+    ending: HashSet<Place>,
     draining: bool,
+}
+
+impl Inner {
+    /// Whether none has to return any more, or none could say how it ended.
+    fn is_drained(&self) -> bool {
+        self.stops.is_empty() && self.ending.is_empty() || self.runs.is_held()
+    }
 }
 
 impl Effects {
@@ -128,9 +137,12 @@ impl Effects {
         &self.0.clock
     }
 
-    /// How many run.
+    /// How many run. Once the fact that ends one is durable it does not count, though it may still
+    /// be returning, unless the next of its place is to start then.
     pub fn running(&self) -> usize {
-        self.0.inner.lock().stops.len()
+        let now = self.0.clock.now();
+        let Inner { runs, stops, ending, .. } = &*self.0.inner.lock();
+        stops.len() + ending.iter().filter(|place| runs.is_due(place, now)).count()
     }
 
     /// Starts what comes due, one timer for all; returns when they are drained.
@@ -154,7 +166,7 @@ impl Effects {
         self.0.rearm.notify_one();
         loop {
             let ended = self.0.ended.notified();
-            if self.running() == 0 || self.0.inner.lock().runs.is_held() {
+            if self.0.inner.lock().is_drained() {
                 return;
             }
             ended.await;
@@ -180,8 +192,9 @@ impl Effects {
         for action in actions {
             match action {
                 Action::Stop(place) => {
-                    if let Some(stop) = inner.stops.get(&place) {
+                    if let Some(stop) = inner.stops.remove(&place) {
                         stop.notify_one();
+                        inner.ending.insert(place);
                     }
                 }
                 Action::Start { .. } if inner.draining => {}
@@ -202,6 +215,7 @@ impl Effects {
         let ended = {
             let mut inner = self.0.inner.lock();
             inner.stops.remove(&place);
+            inner.ending.remove(&place);
             let (ended, actions) = inner.runs.ended(&place, self.0.clock.now());
             self.act(&mut inner, actions);
             ended

@@ -149,6 +149,12 @@ impl Runs {
         self.due.first().map(|(at, _)| *at).filter(|_| !self.held)
     }
 
+    /// Whether something is wanted there by now.
+    pub fn is_due(&self, place: &Place, now: Millis) -> bool {
+        let wanted = self.runs.get(place).and_then(|run| run.wanted.as_ref());
+        wanted.is_some_and(|(_, at, _)| *at <= now)
+    }
+
     /// Every run that is wanted, with its epoch.
     #[cfg(any(test, feature = "testing"))]
     pub fn wanted(&self) -> Vec<(Place, u64)> {

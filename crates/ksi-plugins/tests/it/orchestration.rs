@@ -1,5 +1,6 @@
 //! Orchestrations over a whole kernel, with the real queue and a script for a model.
 
+mod ending;
 mod refusals;
 
 use std::{

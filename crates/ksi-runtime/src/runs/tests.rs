@@ -77,6 +77,19 @@ fn what_is_stopped_and_wanted_again_restarts_after_its_end() {
 }
 
 #[test]
+fn what_is_told_to_stop_is_due_only_if_the_next_is_to_start_behind_it() {
+    let mut runs = Runs::default();
+    runs.apply(vec![run("a", 1, 0)], Millis(1));
+    assert!(runs.is_due(&place("a"), Millis(1)));
+    runs.apply(vec![run("a", 2, 0)], Millis(1));
+    assert!(runs.is_due(&place("a"), Millis(1)));
+    runs.apply(vec![run("a", 3, 9)], Millis(1));
+    assert!(!runs.is_due(&place("a"), Millis(8)) && runs.is_due(&place("a"), Millis(9)));
+    runs.apply(vec![stop("a")], Millis(1));
+    assert!(!runs.is_due(&place("a"), Millis(9)));
+}
+
+#[test]
 fn a_run_that_is_no_longer_wanted_ends_for_good() {
     let mut runs = Runs::default();
     runs.apply(vec![run("a", 1, 0), run("b", 1, 50)], Millis(0));
