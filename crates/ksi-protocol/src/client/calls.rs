@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -15,9 +15,14 @@ pub(super) struct Calls {
     in_flight: HashMap<u64, Call>,
     subscriptions: Vec<Subscribed>,
     unasked: Vec<Arc<Queue>>,
+    /// The newest that were ended, oldest first.
+    ended_subscriptions: VecDeque<String>,
     shutting_down: bool,
     ended: Option<Error>,
 }
+
+/// So many ended subscriptions are remembered: of older ones nothing is on its way any more.
+const REMEMBERED: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Call {
@@ -36,7 +41,7 @@ pub(super) enum After {
     Nothing,
     /// Events follow right behind the answer, so nobody but the reader can be in time for them.
     Subscribe(Interest),
-    /// From here on no event bears this subscription's id.
+    /// From here on nothing that happens bears this subscription's id.
     Unsubscribe(String),
 }
 
@@ -58,6 +63,12 @@ impl Calls {
     pub(super) fn begin(&mut self, call: Call) -> Result<u64> {
         if let Some(error) = self.not_sent() {
             return Err(error);
+        }
+        if let After::Unsubscribe(id) = &call.after {
+            self.ended_subscriptions.push_back(id.clone());
+            if self.ended_subscriptions.len() > REMEMBERED {
+                self.ended_subscriptions.pop_front();
+            }
         }
         self.last_id += 1;
         self.in_flight.insert(self.last_id, call);
@@ -137,6 +148,10 @@ impl Calls {
             subscribed.interest.queue.push(event.clone());
         }
         last.interest.queue.push(event);
+    }
+
+    pub(super) fn ended_subscriptions(&self) -> Vec<String> {
+        self.ended_subscriptions.iter().cloned().collect()
     }
 
     pub(super) fn listen_unasked(&mut self, queue: Arc<Queue>) {

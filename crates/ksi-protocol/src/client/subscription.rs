@@ -23,6 +23,9 @@ pub struct Subscription {
 pub(super) struct Interest {
     pub(super) patterns: Vec<Pattern>,
     pub(super) since: Option<u64>,
+    /// Subscriptions that were ended before: what still comes for them is of a time that the
+    /// journal is read for, and comes again in its place.
+    pub(super) ended: Vec<String>,
     pub(super) queue: Arc<Queue>,
 }
 
@@ -42,7 +45,8 @@ impl Subscription {
         let data = to_raw_value(&Subscribe { event_patterns: &patterns, since })
             .map_err(|error| Error::internal(format!("cannot write the patterns: {error}")))?;
         let queue = Arc::new(Queue::new(connection.options()));
-        let interest = Interest { patterns, since, queue: queue.clone() };
+        let ended = connection.calls().ended_subscriptions();
+        let interest = Interest { patterns, since, ended, queue: queue.clone() };
         // Made before the call: who stops waiting for it in the middle ends the subscription too.
         let this = Self { connection: connection.clone(), queue, last_seq: None };
         connection.call("monitor:subscribe", &data, None, After::Subscribe(interest)).await?;
@@ -104,8 +108,9 @@ impl Drop for Subscription {
 impl Interest {
     /// Whether an event that came for another subscription belongs here too.
     pub(super) fn covers(&self, event: &Pushed) -> bool {
+        let is_late = self.ended.contains(&event.subscription);
         let seen = event.seq.is_some_and(|seq| self.since.is_some_and(|since| seq <= since));
-        !seen && self.patterns.iter().any(|pattern| pattern.matches(&event.event))
+        !is_late && !seen && self.patterns.iter().any(|pattern| pattern.matches(&event.event))
     }
 }
 

@@ -220,3 +220,23 @@ async fn the_farewell_of_the_daemon_is_an_event_and_the_reason_of_the_end() {
     assert!(patiently(unasked.next()).await.is_none());
     assert_eq!(unasked.ended().unwrap().code, Code::Shutdown);
 }
+
+/// Such events were taken for the ended subscription before the new one began, and come again in
+/// their place: taken here, the last fact would come before those that lead to it.
+#[tokio::test]
+async fn what_comes_late_for_an_ended_subscription_is_not_taken_for_the_one_behind_it() {
+    let (client, mut daemon) = connected().await;
+    let all = &["a:*"][..];
+    let first = subscribe(&client, &mut daemon, all, None, json!({"subscription": "s1"})).await;
+    drop(first);
+    let ending = daemon.expect("monitor:unsubscribe").await;
+    let reply = json!({"subscription": "s2", "since": 3});
+    let mut second = subscribe(&client, &mut daemon, all, Some(3), reply).await;
+    daemon.push("s1", "a:finished", 6).await;
+    daemon.answer(&ending, json!({})).await;
+    daemon.push("s1", "a:finished", 6).await;
+    for seq in 4..=6 {
+        daemon.push("s2", "a:happened", seq).await;
+    }
+    assert_eq!(seqs(&mut second, 3).await, [4, 5, 6]);
+}
