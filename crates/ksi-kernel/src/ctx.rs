@@ -3,39 +3,14 @@
 use std::{marker::PhantomData, sync::Arc};
 
 use ksi_protocol::{Error, Pattern, Raw, Result};
-use ksi_ring::{Inbox, Listener};
-use ksi_state::{By, Facts, Journal, JournalError, Millis, Origin, PluginId, Refused, State};
+use ksi_ring::{Caller, Listener};
+use ksi_runtime::{reading, refused};
+use ksi_state::{Facts, Journal, JournalError, Millis, Origin, PluginId, Refused, State};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::to_raw_value;
 use tokio::sync::oneshot;
 
 use crate::kernel::Kernel;
-
-/// Who asks, and by which means an answer reaches them besides the reply.
-#[derive(Clone, Default)]
-pub struct Caller {
-    /// Who, and of which chain of requests; stands in every fact that comes of it.
-    pub origin: Arc<Origin>,
-    /// The caller's own key: the same key again means the same request.
-    pub idempotency_key: Option<String>,
-    /// The caller's listener.
-    pub inbox: Option<Arc<Inbox>>,
-    /// The effect that asks, as key and epoch.
-    pub(crate) effect: Option<(String, u64)>,
-}
-
-impl Caller {
-    /// A caller of this name.
-    pub fn new(principal: &str) -> Self {
-        let origin = Origin { principal: principal.into(), ..Origin::default() };
-        Caller { origin: Arc::new(origin), ..Caller::default() }
-    }
-
-    /// The daemon itself.
-    pub fn system() -> Self {
-        Self::new("system")
-    }
-}
 
 /// A plugin's way to its state, to other plugins and to the news.
 pub struct Ctx<S> {
@@ -68,7 +43,6 @@ impl<S: State> Ctx<S> {
         &self,
         decide: impl FnOnce(&S, Millis) -> Result<(Facts, R)>,
     ) -> Result<R> {
-        let by = By { origin: self.caller.origin.clone(), effect: self.caller.effect.clone() };
         let (durable, wait) = oneshot::channel();
         let decide = |state: &S, now| match decide(state, now) {
             Ok((facts, reply)) => (facts, Ok(reply)),
@@ -76,7 +50,7 @@ impl<S: State> Ctx<S> {
         };
         let done = Box::new(move |result| drop(durable.send(result)));
         let sequencer = &self.kernel.0.sequencer;
-        let reply = sequencer.decide(self.plugin, &by, self.now(), decide, done);
+        let reply = sequencer.decide(self.plugin, &self.caller.by(), self.now(), decide, done);
         let reply = reply.map_err(|refusal| refused(&refusal))?;
         let ended = |_| Err(Refused::Lost("the daemon is ending".to_owned()));
         wait.await.unwrap_or_else(ended).map_err(|refusal| refused(&refusal)).and(reply)
@@ -104,10 +78,7 @@ impl<S: State> Ctx<S> {
 
     /// Passes news on to whoever listens; it is not kept.
     pub fn signal(&self, name: &str, data: &impl Serialize) {
-        match raw(data) {
-            Ok(data) => self.kernel.signal(name, data),
-            Err(error) => tracing::error!(event = name, %error, "a signal cannot be serialized"),
-        }
+        self.kernel.signal(name, data);
     }
 
     /// A listener to these patterns from now on.
@@ -123,10 +94,7 @@ impl<S: State> Ctx<S> {
         &self,
         read: impl FnOnce(&dyn Journal) -> Result<R, JournalError> + Send + 'static,
     ) -> Result<R> {
-        let journal = self.kernel.0.journal.clone();
-        let read = tokio::task::spawn_blocking(move || read(&*journal)).await;
-        let read = read.map_err(|_| Error::internal("reading the journal panicked"))?;
-        read.map_err(|error| Error::unavailable(error.to_string()))
+        reading(self.kernel.0.journal.clone(), read).await
     }
 
     /// The same plugin's view, acting for somebody else, such as the one a fact was caused by.
@@ -153,19 +121,4 @@ impl<S: State> Ctx<S> {
 /// A reply that may be raw JSON already.
 pub(crate) fn raw(value: &impl Serialize) -> Result<Raw> {
     to_raw_value(value).map_err(|error| Error::internal(format!("it is not JSON: {error}")))
-}
-
-fn refused(refused: &Refused) -> Error {
-    let why = refused.to_string();
-    match refused {
-        Refused::Degraded { .. } => Error::unavailable(why)
-            .hint("`ksi health` says what is wrong; the journal itself is kept")
-            .retryable(false),
-        Refused::Stale => Error::conflict(why),
-        Refused::Unserializable { .. } => Error::internal(why),
-        Refused::Closed => Error::shutdown(),
-        Refused::Full => Error::unavailable(why).hint("make room and try again"),
-        Refused::Lost(_) => Error::unavailable(why)
-            .hint("ask for the state before you try again, or use an idempotency key"),
-    }
 }

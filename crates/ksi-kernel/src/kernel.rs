@@ -3,20 +3,21 @@
 use std::sync::{Arc, Weak};
 use std::{future::ready, time::Duration};
 
-use ksi_protocol::{Error, EventDoc, Raw, Result};
-use ksi_ring::{Event, Listener, News, Ring};
+use ksi_protocol::{Error, EventDoc, Pattern, Raw, Result};
+use ksi_ring::{Caller, Event, Listener, Ring};
 use ksi_runtime::{
     BoxFuture, Clock, EffectFailed, Effects, Ending, Replies, Run, Snapshots, Tasks,
 };
-use ksi_runtime::{Writer, caught, room};
+use ksi_runtime::{Writer, caught, finish, room};
 use ksi_state::{
-    By, Committed, Facts, Fault, Journal, JournalError, PluginId, Replica, Seq, Sequencer,
+    Committed, Facts, Fault, Journal, JournalError, PluginId, Replica, Seq, Sequencer,
 };
+use serde::Serialize;
 use tokio::{runtime::Handle, time::timeout};
 
-use crate::ctx::{Caller, Ctx};
+use crate::ctx::{Ctx, raw};
 use crate::plugin::{AnyPlugin, Parts, Plugin};
-use crate::router::{Answer, Guard, Router};
+use crate::router::{Answer, Router};
 
 /// Why the kernel did not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub(crate) struct Core {
     pub(crate) router: Router,
     pub(crate) ring: Ring,
     effects: Effects,
-    plugins: Vec<Parts>,
+    pub(crate) plugins: Vec<Parts>,
     writer: Writer,
     ending: Ending,
     replies: Replies,
@@ -60,8 +61,6 @@ pub struct Setup {
     pub journal: Arc<dyn Journal>,
     /// Where time comes from.
     pub clock: Clock,
-    /// Who may send what.
-    pub guards: Vec<Guard>,
     /// A snapshot is made whenever so many facts have come; 0 means only when asked, or at the end.
     pub snapshot_every: u64,
 }
@@ -74,7 +73,7 @@ impl Kernel {
     ///
     /// Must be called on a tokio runtime, which runs everything that the kernel owns.
     pub fn start(setup: Setup) -> Result<Kernel, StartError> {
-        let Setup { plugins, journal, clock, guards, snapshot_every: every } = setup;
+        let Setup { plugins, journal, clock, snapshot_every: every } = setup;
         let own = Plugin::<()>::new("kernel").fact::<EffectFailed>();
         let own = own.signal::<room::Full>(room::FULL);
         let own = own.signal::<room::Recovered>(room::RECOVERED).into();
@@ -84,7 +83,7 @@ impl Kernel {
         if let Some(id) = (1..names.len()).find(|id| names[..*id].contains(&names[*id])) {
             return Err(StartError::Twice(names[id]));
         }
-        let router = Router::new(&mut plugins, guards)?;
+        let router = Router::new(&mut plugins)?;
         let live = Replica::new(machines);
         let copy = live.fork();
         let (sequencer, wants) = Sequencer::open(live, journal.clone())?;
@@ -105,7 +104,7 @@ impl Kernel {
         for (id, plugin) in kernel.0.plugins.iter().enumerate() {
             for (index, (pattern, _)) in plugin.watchers.iter().enumerate() {
                 let listener = kernel.listener();
-                listener.inbox().subscribe(vec![pattern.clone()], None);
+                listener.inbox().subscribe(Pattern::parse(pattern).into_iter().collect(), None);
                 kernel.tasks().spawn("watcher", kernel.clone().watch(id, index, listener));
             }
         }
@@ -189,16 +188,11 @@ impl Kernel {
     pub async fn shutdown(&self, grace: Duration) {
         let core = &self.0;
         core.ending.close();
-        let _ = timeout(grace, async {
-            for (id, Parts { name, stopper, .. }) in core.plugins.iter().enumerate().rev() {
-                let Some(stop) = stopper else { continue };
-                let cx = Ctx::new(self.clone(), PluginId(id), Caller::system());
-                let end = caught(async { stop(cx, ()).await }).await;
-                end.unwrap_or_else(|Fault(why)| tracing::error!(plugin = name, why, "cannot stop"));
-            }
-            core.effects.drain().await;
-        })
-        .await;
+        let stops = self.each_plugin(Caller::system()).rev().filter_map(|(cx, parts)| {
+            let stop = parts.stopper.as_ref()?;
+            Some((parts.name, stop(cx, ())))
+        });
+        finish(stops.collect(), core.effects.drain(), grace, LAGGARDS).await;
         core.effects.stop();
         let _ = timeout(LAGGARDS, core.effects.drain()).await;
         core.sequencer.close();
@@ -211,15 +205,17 @@ impl Kernel {
         }
     }
 
-    pub(crate) fn signal(&self, name: &str, data: Raw) {
-        self.0.ring.publish([Event::signal(name, self.clock().now(), data)]);
+    pub(crate) fn signal(&self, name: &str, data: &impl Serialize) {
+        match raw(data) {
+            Ok(data) => self.0.ring.publish([Event::signal(name, self.clock().now(), data)]),
+            Err(error) => tracing::error!(event = name, %error, "a signal cannot be serialized"),
+        }
     }
 
     /// For each durable batch: first the ring, then its wants; the replies follow.
     ///
     /// So what an effect says is heard behind the facts that led to it.
     fn committed(&self, news: Committed) {
-        let cx = || Ctx::<()>::new(self.clone(), PluginId(0), Caller::system());
         match news {
             Committed::Batch(batch) => {
                 batch.records.last().inspect(|last| self.0.snapshots.note(last.seq));
@@ -228,10 +224,10 @@ impl Kernel {
             }
             Committed::Full(wants) => {
                 self.0.effects.hold(wants);
-                cx().signal(room::FULL, &room::Full {});
+                self.signal(room::FULL, &room::Full {});
             }
             Committed::Room => {
-                cx().signal(room::RECOVERED, &room::Recovered {});
+                self.signal(room::RECOVERED, &room::Recovered {});
                 self.0.effects.go_on();
             }
             Committed::Broken(error) => {
@@ -244,8 +240,7 @@ impl Kernel {
 
     async fn watch(self, id: usize, index: usize, mut listener: Listener) {
         let Parts { name, watchers, .. } = &self.0.plugins[id];
-        while let Some(news) = listener.next().await {
-            let News::Event(event, _) = news else { continue };
+        while let Some(event) = listener.event().await {
             let cx = Ctx::new(self.clone(), PluginId(id), Caller::system());
             if let Err(Fault(why)) = caught(async { watchers[index].1(cx, event).await }).await {
                 tracing::error!(plugin = name, why, "a watcher failed");
@@ -266,9 +261,8 @@ impl ksi_runtime::Performer for Core {
     }
 
     fn failed(&self, failure: EffectFailed) {
-        let by = By { origin: Caller::system().origin, effect: None };
         let decide = |(): &(), _| (Facts::one(failure), ());
-        let now = self.effects.clock().now();
+        let (by, now) = (Caller::system().by(), self.effects.clock().now());
         let recorded = self.sequencer.decide(PluginId(0), &by, now, decide, Box::new(|_| {}));
         recorded.unwrap_or_else(|error| tracing::warn!(%error, "the failure is not recorded"));
     }

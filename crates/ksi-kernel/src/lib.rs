@@ -127,14 +127,13 @@
 //!         plugins: vec![plugin().into()],
 //!         journal: Arc::new(MemoryJournal::default()),
 //!         clock: clock.clone(),
-//!         guards: Vec::new(),
 //!         snapshot_every: 10_000,
 //!     })?;
 //!     let mut listener = kernel.listener();
 //!     listener.inbox().subscribe(vec![Pattern::parse("reminder:rang")?], None);
 //!
 //!     let tea = to_raw_value(&Add { text: "tea".into(), in_ms: 500 })?;
-//!     let reply = kernel.call(Caller::new("operator"), "reminder:add", tea).await?;
+//!     let reply = kernel.call(Caller::operator(), "reminder:add", tea).await?;
 //!     assert_eq!(reply.get(), "1500");
 //!
 //!     clock.advance(500);
@@ -222,14 +221,14 @@ mod kernel;
 mod plugin;
 mod router;
 
-pub use ctx::{Caller, Ctx};
+pub use ctx::Ctx;
 pub use kernel::{Kernel, Setup, StartError};
 pub use ksi_protocol::{Code, Error, EventDoc, Kind, Pattern, Raw, Result};
-pub use ksi_ring::{Because, Event, Inbox, Listener, News};
+pub use ksi_ring::{Act, Because, Caller, Event, Inbox, Listener, News};
 pub use ksi_runtime::{BoxFuture, Clock, EffectFailed, Tasks};
 pub use ksi_state::{
     Changed, Document, Fact, Facts, Fault, Journal, Millis, Origin, Out, Query, Record, Select,
     Seq, Stamp, Want,
 };
 pub use plugin::{AnyPlugin, Plugin};
-pub use router::{Answer, Guard};
+pub use router::Answer;

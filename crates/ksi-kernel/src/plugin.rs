@@ -3,20 +3,23 @@
 use std::{marker::PhantomData, sync::Arc};
 
 use futures_util::FutureExt;
-use ksi_protocol::{Code, Error, EventDoc, Kind, Pattern, Raw, Result, parse_data};
-use ksi_ring::Event;
+use ksi_protocol::{Code, Error, EventDoc, Kind, Raw, Result, parse_data};
+use ksi_ring::{Act, Caller, Event};
 use ksi_runtime::{BoxFuture, Run, caught};
 use ksi_state::{Changed, Effect, Fact, Fault, Machine, Out, Stamp, State, Want};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::ctx::{Ctx, raw};
+use crate::router::Answer;
 
 type Boxed<I, O> = Box<dyn Fn(Ctx<()>, I) -> BoxFuture<O> + Send + Sync>;
 pub(crate) type Handler = Boxed<Raw, Result<Raw>>;
 pub(crate) type Performer = Boxed<Run, Result<()>>;
 pub(crate) type Watcher = Boxed<Arc<Event>, ()>;
 pub(crate) type Stopper = Boxed<(), ()>;
+type Guard = Box<dyn Fn(Ctx<()>, Act, &str) -> Result<()> + Send + Sync>;
+type Otherwise = Box<dyn Fn(Ctx<()>, &str, &Raw) -> Option<Answer> + Send + Sync>;
 
 /// A plugin under construction; `S` is its state, changed by folds alone.
 pub struct Plugin<S> {
@@ -29,20 +32,21 @@ pub struct Plugin<S> {
 pub struct AnyPlugin(pub(crate) Machine, pub(crate) Parts);
 
 /// A plugin without its state.
+#[derive(Default)]
 pub(crate) struct Parts {
     pub(crate) name: &'static str,
     pub(crate) events: Vec<(EventDoc, Option<Handler>)>,
-    pub(crate) watchers: Vec<(Pattern, Watcher)>,
+    pub(crate) watchers: Vec<(&'static str, Watcher)>,
     pub(crate) performer: Option<Performer>,
     pub(crate) stopper: Option<Stopper>,
-    pub(crate) fault: Option<Error>,
+    pub(crate) guard: Option<Guard>,
+    pub(crate) otherwise: Option<Otherwise>,
 }
 
 impl<S: State> Plugin<S> {
     /// A plugin that does nothing yet.
     pub fn new(name: &'static str) -> Self {
-        let (events, watchers) = (Vec::new(), Vec::new());
-        let parts = Parts { name, events, watchers, performer: None, stopper: None, fault: None };
+        let parts = Parts { name, ..Parts::default() };
         Plugin { machine: Machine::new::<S>(name), parts, state: PhantomData }
     }
 
@@ -126,16 +130,36 @@ impl<S: State> Plugin<S> {
     }
 
     /// Is told of events that match; best effort, one after the other.
-    pub fn watch<F, Fut>(mut self, pattern: &str, watch: F) -> Self
+    pub fn watch<F, Fut>(mut self, pattern: &'static str, watch: F) -> Self
     where
         F: Fn(Ctx<S>, Arc<Event>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         let watcher: Watcher = Box::new(move |cx, event| Box::pin(watch(cx.of(), event)));
-        match Pattern::parse(pattern) {
-            Ok(pattern) => self.parts.watchers.push((pattern, watcher)),
-            Err(error) => self.parts.fault = Some(error),
-        }
+        self.parts.watchers.push((pattern, watcher));
+        self
+    }
+
+    /// Says whether a caller may send or see an event; asked before every dispatch of a caller that
+    /// is not [unbound](Caller::is_unbound). It sees the state as it is, durable or not.
+    pub fn guard(
+        mut self,
+        guard: impl Fn(&S, &Caller, Act, &str) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.parts.guard = Some(Box::new(move |cx, act, event| {
+            let cx = cx.of();
+            cx.peek(|state| guard(state, cx.caller(), act, event))?
+        }));
+        self
+    }
+
+    /// Answers what no plugin owns, if it will.
+    pub fn otherwise(
+        mut self,
+        answer: impl Fn(Ctx<S>, &str, &Raw) -> Option<Answer> + Send + Sync + 'static,
+    ) -> Self {
+        let answer = move |cx: Ctx<()>, event: &str, data: &Raw| answer(cx.of(), event, data);
+        self.parts.otherwise = Some(Box::new(answer));
         self
     }
 

@@ -2,16 +2,14 @@
 
 use std::{collections::BTreeMap, future::ready};
 
-use ksi_protocol::{Code, Error, EventDoc, Raw, Result, check_event_name};
+use ksi_protocol::{Code, Error, EventDoc, Pattern, Raw, Result, check_event_name};
+use ksi_ring::{Act, Caller};
 use ksi_runtime::BoxFuture;
 use ksi_state::{PluginId, catch};
 
-use crate::ctx::{Caller, Ctx, raw};
+use crate::ctx::{Ctx, raw};
 use crate::kernel::{Kernel, StartError};
 use crate::plugin::{Handler, Parts, panicked};
-
-/// Says whether a caller may send an event; asked before every dispatch, an error ends the request.
-pub type Guard = Box<dyn Fn(&Caller, &str) -> Result<()> + Send + Sync>;
 
 /// The answer to a request, when it comes.
 pub type Answer = BoxFuture<Result<Raw>>;
@@ -19,7 +17,6 @@ pub type Answer = BoxFuture<Result<Raw>>;
 /// Who answers what.
 pub(crate) struct Router {
     routes: BTreeMap<&'static str, Route>,
-    guards: Vec<Guard>,
 }
 
 /// An event and its owner; without a handler it is published, and nobody may send it.
@@ -30,11 +27,11 @@ struct Route {
 }
 
 impl Router {
-    pub(crate) fn new(plugins: &mut [Parts], guards: Vec<Guard>) -> Result<Self, StartError> {
+    pub(crate) fn new(plugins: &mut [Parts]) -> Result<Self, StartError> {
         let mut routes: BTreeMap<_, Route> = BTreeMap::new();
         for (id, plugin) in plugins.iter_mut().enumerate() {
-            if let Some(error) = plugin.fault.take() {
-                return Err(StartError::Pattern(plugin.name, error));
+            for (pattern, _) in &plugin.watchers {
+                Pattern::parse(pattern).map_err(|why| StartError::Pattern(plugin.name, why))?;
             }
             for (doc, handler) in plugin.events.drain(..) {
                 let event = doc.event;
@@ -44,17 +41,15 @@ impl Router {
                 }
             }
         }
-        Ok(Router { routes, guards })
+        Ok(Router { routes })
     }
 
     pub(crate) fn catalog(&self) -> impl ExactSizeIterator<Item = &EventDoc> {
         self.routes.values().map(|route| &route.doc)
     }
 
-    /// Whether the caller may send this, and who answers it.
-    fn route(&self, caller: &Caller, event: &str) -> Result<Option<(PluginId, &Handler)>> {
-        let asked = || self.guards.iter().try_for_each(|guard| guard(caller, event));
-        catch(asked).unwrap_or_else(|fault| Err(panicked("a guard", event, fault)))?;
+    /// Who answers this; an error for what cannot be sent.
+    fn route(&self, event: &str) -> Result<Option<(PluginId, &Handler)>> {
         match self.routes.get(event) {
             None => Ok(None),
             Some(Route { plugin, handler: Some(handler), .. }) => Ok(Some((*plugin, handler))),
@@ -73,17 +68,46 @@ impl Router {
 }
 
 impl Kernel {
+    /// Whether the caller may do this; guards are asked about all but operator and system.
+    pub fn check(&self, caller: &Caller, act: Act, event: &str) -> Result<()> {
+        if caller.is_unbound() {
+            return Ok(());
+        }
+        for (cx, parts) in self.each_plugin(caller.clone()) {
+            let Some(guard) = &parts.guard else { continue };
+            let asked = catch(|| guard(cx, act, event));
+            asked.unwrap_or_else(|fault| Err(panicked("a guard", event, fault)))?;
+        }
+        Ok(())
+    }
+
     /// Answers a request, or passes a signal on to whoever listens.
     pub(crate) fn dispatch(&self, caller: Caller, event: &str, data: Raw) -> Answer {
-        let answer = match self.0.router.route(&caller, event) {
+        let checked = self.check(&caller, Act::Send, event);
+        let answer = match checked.and_then(|()| self.0.router.route(event)) {
             Ok(Some((id, handler))) => return handler(Ctx::new(self.clone(), id, caller), data),
-            Ok(None) => self.pass_on(event, data),
+            Ok(None) => {
+                let mut others = self.each_plugin(caller);
+                match others.find_map(|(cx, parts)| parts.otherwise.as_ref()?(cx, event, &data)) {
+                    Some(answer) => return answer,
+                    None => self.pass_on(event, &data),
+                }
+            }
             Err(error) => Err(error),
         };
         Box::pin(ready(answer))
     }
 
-    fn pass_on(&self, event: &str, data: Raw) -> Result<Raw> {
+    /// Every plugin, in order, and how it acts for this caller.
+    pub(crate) fn each_plugin(
+        &self,
+        caller: Caller,
+    ) -> impl DoubleEndedIterator<Item = (Ctx<()>, &Parts)> {
+        let cx = move |id| Ctx::new(self.clone(), PluginId(id), caller.clone());
+        self.0.plugins.iter().enumerate().map(move |(id, parts)| (cx(id), parts))
+    }
+
+    fn pass_on(&self, event: &str, data: &Raw) -> Result<Raw> {
         check_event_name(event)?;
         let (router, delivered) = (&self.0.router, self.0.ring.listeners(event));
         if router.knows_namespace_of(event) || delivered == 0 {

@@ -8,7 +8,8 @@ use ksi_kernel::{
 };
 use ksi_process::{Cap, CappedLines, Command, Limits};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::json;
 
 use crate::Settings;
 
@@ -46,6 +47,9 @@ struct Program {
     args: Vec<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
+    /// What it may do; without one, as little as a child may.
+    #[serde(default)]
+    profile: Option<String>,
     #[serde(default)]
     grace_ms: u64,
     #[serde(default)]
@@ -134,6 +138,10 @@ impl Launches {
 }
 
 async fn program(cx: Ctx<Launches>, req: Program) -> Result<&'static str> {
+    if let Some(level) = &req.profile {
+        let grant = json!({ "agent_id": principal(&req.key), "level": level });
+        cx.call::<IgnoredAny>("permission:set_agent", &grant).await?;
+    }
     cx.decide(|launches, _| {
         if launches.0.contains_key(&req.key) {
             return Err(Error::bad_params("this key runs already").at("key"));
@@ -141,6 +149,10 @@ async fn program(cx: Ctx<Launches>, req: Program) -> Result<&'static str> {
         Ok((Facts::one(Wanted(req)), "wanted"))
     })
     .await
+}
+
+fn principal(key: &str) -> String {
+    format!("launch:{key}")
 }
 
 async fn perform(
@@ -153,6 +165,7 @@ async fn perform(
     let (memory, cpu_seconds) = (order.memory, order.cpu_seconds);
     let limits = Limits { memory, cpu_seconds, files: order.files, processes: order.processes };
     let command = Command::new(program).args(args).effect("launch", &key).limits(limits);
+    let command = command.principal(principal(&key)).env("KSI_SOCKET", &settings.socket);
     let command = env.into_iter().fold(command, |command, (name, value)| command.env(name, value));
     let spawned = command.grace(Duration::from_millis(grace_ms)).spawn(&settings.shim).await;
     let mut child = match spawned {

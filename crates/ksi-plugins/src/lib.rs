@@ -8,9 +8,11 @@ use ksi_process::Shim;
 pub mod checkpoint;
 #[cfg(feature = "testing")]
 pub mod launch;
+mod library;
 pub mod model;
 pub mod monitor;
 pub mod orchestration;
+pub mod permission;
 pub mod state;
 pub mod system;
 pub mod work;
@@ -34,6 +36,10 @@ pub struct Settings {
     pub transcripts: PathBuf,
     /// Where people put patterns of their own.
     pub patterns: PathBuf,
+    /// Where people put permission profiles of their own.
+    pub permissions: PathBuf,
+    /// The daemon's socket, for children that speak with it.
+    pub socket: PathBuf,
     /// How long the local model stays loaded with nothing to do, in milliseconds.
     pub local_idle_ms: u64,
 }
@@ -42,8 +48,9 @@ pub struct Settings {
 pub fn all(settings: Settings) -> Vec<AnyPlugin> {
     let settings = Arc::new(settings);
     let for_tests = for_tests(&settings);
-    let plugins: [AnyPlugin; 6] = [
+    let plugins: [AnyPlugin; 7] = [
         system::plugin(settings.clone()).into(),
+        permission::plugin(&settings).into(),
         monitor::plugin().into(),
         state::plugin().into(),
         model::plugin(settings.clone()).into(),

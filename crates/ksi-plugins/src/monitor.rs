@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use ksi_kernel::{
-    Caller, Ctx, Error, Inbox, Millis, Origin, Pattern, Plugin, Query, Record, Result, Seq,
+    Act, Caller, Ctx, Error, Inbox, Kind, Millis, Origin, Pattern, Plugin, Query, Record, Result,
+    Seq,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -157,12 +158,17 @@ async fn get_events(cx: Ctx<()>, req: GetEvents) -> Result<Events> {
     }
     // What was acknowledged before this request must be in its answer.
     cx.read(|()| ()).await?;
+    let names = match visible(&cx, &req.event_patterns) {
+        Some(names) if names.is_empty() => return Ok(Events { events: Vec::new(), count: 0 }),
+        Some(names) => names,
+        None => req.event_patterns.iter().map(Pattern::to_string).collect(),
+    };
     let millis = |seconds: f64| Millis((seconds.max(0.0) * 1000.0) as u64);
     let query = Query {
         after: Seq(req.after.unwrap_or(0)),
         since: req.since.map(millis),
         before: req.until.map(millis),
-        names: req.event_patterns.iter().map(Pattern::to_string).collect(),
+        names,
         subject: req.subject,
         correlation: req.correlation_id,
         newest_first: req.reverse,
@@ -172,6 +178,18 @@ async fn get_events(cx: Ctx<()>, req: GetEvents) -> Result<Events> {
     let events: Vec<_> =
         cx.journal(move |journal| journal.read(&query)).await?.into_iter().map(happened).collect();
     Ok(Events { count: events.len(), events })
+}
+
+/// The facts among these that the caller may see; none when that is all of them.
+fn visible(cx: &Ctx<()>, patterns: &[Pattern]) -> Option<Vec<String>> {
+    let (caller, daemon) = (cx.caller(), cx.daemon());
+    if caller.is_unbound() {
+        return None;
+    }
+    let asked = |name: &str| patterns.is_empty() || patterns.iter().any(|p| p.matches(name));
+    let facts = daemon.catalog().filter(|doc| doc.kind == Kind::Fact).map(|doc| doc.event);
+    let seen = facts.filter(|name| asked(name) && daemon.check(caller, Act::See, name).is_ok());
+    Some(seen.map(str::to_owned).collect())
 }
 
 fn happened(record: Record) -> Happened {

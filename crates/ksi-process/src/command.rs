@@ -12,6 +12,7 @@ use crate::child::{Child, FirstWord};
 use crate::effect_lock::EffectLock;
 use crate::environment::Environment;
 use crate::home::{Effect, MARK};
+use crate::identity::{Identity, TOKEN_FD};
 use crate::limits::Limits;
 use crate::os::descriptors;
 use crate::report::Exit;
@@ -140,6 +141,7 @@ pub struct Command {
     streams: [Stream; 3],
     limits: Limits,
     effect: Option<String>,
+    principal: Option<String>,
     patience: Duration,
 }
 
@@ -155,6 +157,7 @@ impl Command {
             streams: [Stream::Pipe; 3],
             limits: Limits::default(),
             effect: None,
+            principal: None,
             patience: PATIENCE,
         }
     }
@@ -199,6 +202,15 @@ impl Command {
     #[must_use]
     pub fn effect(mut self, plugin: &str, key: &str) -> Self {
         self.effect = Some(format!("{plugin}/{key}"));
+        self
+    }
+
+    /// Whom it speaks for when it connects to the daemon, and lets it know its token: the variable
+    /// `KSI_TOKEN_FD` is the number of a descriptor to read it from. Without this a child speaks
+    /// for its effect, as `child:PLUGIN/KEY`, and has no token. A shim without a home gives none.
+    #[must_use]
+    pub fn principal(mut self, principal: impl Into<String>) -> Self {
+        self.principal = Some(principal.into());
         self
     }
 
@@ -292,9 +304,11 @@ impl Command {
         let lock = EffectLock::open(path.clone()).map_err(|source| place(source, path))?;
         let leaf = home.cgroups.as_ref().map(|groups| groups.leaf(lock.path(), self.limits));
         let leaf = leaf.transpose().map_err(|source| place(source, lock.path().to_owned()))?;
-        let at_home = AtHome { mark: home.mark(effect), effect, lock: &lock, leaf: leaf.clone() };
+        let (identity, token) = self.identity(effect).map_err(fail)?;
+        let mark = home.mark(effect);
+        let at_home = AtHome { mark, effect, lock: &lock, leaf: leaf.clone(), token };
         let (command, lifeline) = self.prepare(shim, Some(at_home)).map_err(fail)?;
-        let started = home.family.add(lock, leaf, move || {
+        let started = home.family.add(lock, leaf, identity, move || {
             // Here it goes, and our copies of the shim's descriptors with it.
             let mut command = command;
             let process = command.spawn()?;
@@ -302,6 +316,15 @@ impl Command {
         });
         let (id, process, over) = started.map_err(fail)?;
         Ok(Child::new(process, lifeline, Some((id, over))))
+    }
+
+    /// Whom it speaks for, and where it can read its token.
+    fn identity(&self, effect: &Effect) -> io::Result<(Identity, Option<OwnedFd>)> {
+        let Some(principal) = &self.principal else {
+            return Ok((Identity::without_token(&format!("child:{}", effect.name)), None));
+        };
+        let (identity, token) = Identity::with_token(principal)?;
+        Ok((identity, Some(token.into())))
     }
 
     /// The shim's command line, environment and descriptors; dropped with the command are our
@@ -320,18 +343,24 @@ impl Command {
             limits: self.limits,
             lock: None,
             cgroup: None,
+            token: None,
             program: self.program.clone(),
             args: self.args.clone(),
         };
         let mut command = new_process(&shim.program);
         command.env_clear().envs(self.environment.of(std::env::vars_os()));
-        if let Some(AtHome { mark, effect, lock, leaf }) = at_home {
+        if let Some(AtHome { mark, effect, lock, leaf, token }) = at_home {
             let (file, path) = (lock.share()?, lock.path().to_owned());
             let effect = effect.name.clone();
             orders.lock = Some(LockOrder { file: file.as_raw_fd(), path, effect });
             orders.cgroup = leaf;
             command.env(MARK, mark);
             descriptors::hand_over(&mut command, file);
+            if let Some(token) = token {
+                orders.token = Some(token.as_raw_fd());
+                command.env(TOKEN_FD, token.as_raw_fd().to_string());
+                descriptors::hand_over(&mut command, token);
+            }
         }
         command.arg(SHIM_VERB).args(orders.into_args());
         if let Some(folder) = &self.folder {
@@ -350,6 +379,8 @@ struct AtHome<'a> {
     effect: &'a Effect,
     lock: &'a EffectLock,
     leaf: Option<PathBuf>,
+    /// Where the program can read its token.
+    token: Option<OwnedFd>,
 }
 
 /// The one place where a process is made.

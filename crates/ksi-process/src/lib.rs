@@ -16,7 +16,7 @@
 //! Reading order: [`Command`] and [`Child`] are the daemon's side, `shim` is the other side.
 //! `family` ends what a killed shim leaves, `leftovers` what a killed daemon and its killed shim
 //! left, `effect_lock` keeps two runs of one effect apart. [`Peer`] and [`Descent`] say whose
-//! child is at the other end of a socket. [`spawn_detached`] starts the daemon itself, [`lock`]
+//! child is at the other end of a socket, and an [`Identity`] whom it speaks for. [`spawn_detached`] starts the daemon itself, [`lock`]
 //! keeps it alone. `os` is the one module that speaks to the operating system.
 
 mod child;
@@ -28,6 +28,7 @@ mod enforcement;
 mod environment;
 mod family;
 mod home;
+mod identity;
 #[cfg(target_os = "linux")]
 mod leftovers;
 mod limits;
@@ -48,6 +49,7 @@ pub use descent::Descent;
 pub use detach::{Detached, NotReady, Readiness, spawn_detached};
 pub use enforcement::{Enforcement, enforcement};
 pub use environment::Environment;
+pub use identity::Identity;
 pub use limits::Limits;
 pub use os::peer::Peer;
 pub use os::process::ProcessId;
@@ -100,6 +102,11 @@ impl Shim {
             return leftovers::end(home);
         }
         Ok(0)
+    }
+
+    /// Whom the children of this shim speak for, if it lives.
+    pub fn identity(&self, id: ProcessId) -> Option<Arc<Identity>> {
+        self.home.as_ref()?.family.identity(id)
     }
 
     /// Whose child a peer is.

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -32,6 +32,8 @@ pub(crate) struct Orders {
     pub(crate) lock: Option<LockOrder>,
     /// The group for the program, removed afterwards.
     pub(crate) cgroup: Option<PathBuf>,
+    /// Number of the inherited descriptor that is the program's to read.
+    pub(crate) token: Option<RawFd>,
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
 }
@@ -57,12 +59,13 @@ impl Orders {
             args.extend(lock.into_iter().chain(["--effect".into(), effect.into()]));
         }
         args.extend(self.cgroup.into_iter().flat_map(|group| ["--cgroup".into(), group.into()]));
+        args.extend(self.token.into_iter().flat_map(|token| ["--token".into(), number(token)]));
         args.extend(["--".into(), self.program]);
         args.into_iter().chain(self.args).collect()
     }
 
     fn parse(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
-        let (mut lifeline, mut grace, mut cgroup) = (None, None, None);
+        let (mut lifeline, mut grace, mut cgroup, mut token) = (None, None, None, None);
         let (mut lock, mut path, mut effect) = (None, None, None);
         let mut limits = Limits::default();
         loop {
@@ -78,6 +81,7 @@ impl Orders {
                 "--lock" => lock = Some(text()?.parse().ok()?),
                 "--lock-path" => path = Some(PathBuf::from(value)),
                 "--effect" => effect = Some(text()?.to_owned()),
+                "--token" => token = Some(text()?.parse().ok()?),
                 "--cgroup" => cgroup = Some(PathBuf::from(value)),
                 other => limits.parse(other, text()?)?,
             }
@@ -89,7 +93,7 @@ impl Orders {
         };
         let program = args.next()?;
         let args = args.collect();
-        Some(Self { lifeline, grace, limits, lock, cgroup, program, args })
+        Some(Self { lifeline, grace, limits, lock, cgroup, token, program, args })
     }
 }
 
@@ -181,6 +185,7 @@ fn begin(
         Ok(EffectLock::inherited(file, order.path.clone()))
     };
     let lock = orders.lock.as_ref().map(inherited).transpose()?;
+    let token = orders.token.map(descriptors::take_inherited).transpose()?;
     let wake = prepare()?;
     if let (Some(lock), Some(order)) = (&lock, &orders.lock) {
         take(lock, &wake, lifeline)?;
@@ -190,7 +195,7 @@ fn begin(
     if wake::has_let_go(lifeline)? {
         return Err(Unstarted::Unwanted);
     }
-    let program = start(orders)?;
+    let program = start(orders, token)?;
     Ok((wake, lock, program))
 }
 
@@ -233,13 +238,14 @@ fn prepare() -> io::Result<Wake> {
     Wake::install()
 }
 
-fn start(orders: &Orders) -> io::Result<Pid> {
+fn start(orders: &Orders, token: Option<OwnedFd>) -> io::Result<Pid> {
     // The allocator of this program does without; the program that is started may want them.
     let _ = rustix::thread::disable_transparent_huge_pages(false);
     let mut command = new_process(&orders.program);
     command.args(&orders.args).process_group(0);
     let members = orders.cgroup.as_deref().map(cgroup::members).transpose()?;
     limits::apply(&mut command, orders.limits, members);
+    token.into_iter().for_each(|token| descriptors::hand_over(&mut command, token));
     Ok(Pid::from_child(&command.spawn()?))
 }
 
@@ -311,6 +317,7 @@ mod tests {
             limits: Limits { memory: Some(1), processes: Some(9), ..Limits::default() },
             lock: Some(LockOrder { file: 8, path: "/x y".into(), effect: "work/--".into() }),
             cgroup: Some("/sys/fs/cgroup/x".into()),
+            token: Some(9),
             program: "prog".into(),
             args: words(&["--grace", "--", "x y"]),
         };

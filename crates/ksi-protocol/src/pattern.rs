@@ -43,6 +43,18 @@ impl Pattern {
         }
     }
 
+    /// Whether every event that the other matches is among those wanted.
+    pub fn covers(&self, other: &Self) -> bool {
+        match &other.0 {
+            Wanted::All => self.0 == Wanted::All,
+            Wanted::Exactly(name) => self.matches(name),
+            // What lies below is longer by a word at least, so one word stands for them all.
+            Wanted::Below(below) => {
+                self.matches(&format!("{below}x")) && !matches!(&self.0, Wanted::Exactly(_))
+            }
+        }
+    }
+
     /// The only namespace whose events can match; none when every namespace can.
     pub fn namespace(&self) -> Option<&str> {
         match &self.0 {

@@ -1,12 +1,15 @@
 //! What happens, as it travels: one bounded ring of news, read by everyone at their own pace.
 //!
 //! In reading order: `event`, a durable fact or a passing signal; `ring`, the shared buffer and
-//! each listener's place in it; `listener`, one reader, from the journal first and then live.
+//! each listener's place in it; `listener`, one reader, from the journal first and then live;
+//! `caller`, who asks, and where they are heard.
 
+mod caller;
 mod event;
 mod listener;
 mod ring;
 
+pub use caller::{Act, Caller};
 pub use event::Event;
 pub use listener::{Inbox, Listener, News};
 pub use ring::{Because, Ring};

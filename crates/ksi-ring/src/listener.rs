@@ -91,10 +91,18 @@ impl Listener {
         }
     }
 
+    /// The next event, whatever was missed before it.
+    pub async fn event(&mut self) -> Option<Arc<Event>> {
+        loop {
+            if let News::Event(event, _) = self.next().await? {
+                return Some(event);
+            }
+        }
+    }
+
     /// Waits until it hears an event that answers the question.
     pub async fn until<R>(&mut self, mut answer: impl FnMut(&Event) -> Option<R>) -> Result<R> {
-        while let Some(news) = self.next().await {
-            let News::Event(event, _) = news else { continue };
+        while let Some(event) = self.event().await {
             if let Some(found) = answer(&event) {
                 return Ok(found);
             }

@@ -2,12 +2,13 @@
 //!
 //! In reading order: `clock`, where time comes from; `tasks`, who owns what is spawned; `runs`,
 //! what should run, pure; `effects`, which starts and stops it; `room`, what is told when the disk
-//! is full; `writer`, who commits; `replies`, who is told of the end; `snapshots`, which make the next start fast;
-//! `ending`, how the daemon comes to its end.
+//! is full; `writer`, who commits; `replies` and `refusal`, who is told of the end and
+//! how; `snapshots`, which make the next start fast; `ending`, how the daemon comes to its end.
 
 mod clock;
 mod effects;
 mod ending;
+mod refusal;
 mod replies;
 pub mod room;
 mod runs;
@@ -24,7 +25,8 @@ use ksi_state::Fault;
 
 pub use clock::Clock;
 pub use effects::{EffectFailed, Effects, Performer, Run};
-pub use ending::Ending;
+pub use ending::{Ending, finish};
+pub use refusal::{reading, refused};
 pub use replies::Replies;
 pub use runs::{Action, Ended, Place, Runs};
 pub use snapshots::Snapshots;

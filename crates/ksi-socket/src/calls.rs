@@ -18,6 +18,7 @@ use ksi_protocol::{
 use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::Guest;
 use crate::order::{Order, Turn};
 
 /// So many requests of one connection may be in flight before no more are read.
@@ -32,8 +33,8 @@ const SUBSCRIBE: &str = "monitor:subscribe";
 /// The requests of one connection.
 pub(crate) struct Calls {
     kernel: Kernel,
-    /// None when the peer may ask for nothing.
-    caller: Option<Caller>,
+    /// Whoever asks, or why the peer may ask for nothing.
+    guest: Result<Guest>,
     order: Order,
     in_flight: usize,
     /// How many of those in flight may begin a subscription.
@@ -63,10 +64,10 @@ struct Asked {
 }
 
 impl Calls {
-    pub(crate) fn new(kernel: Kernel, caller: Option<Caller>) -> Self {
+    pub(crate) fn new(kernel: Kernel, guest: Result<Guest>) -> Self {
         Calls {
             kernel,
-            caller,
+            guest,
             order: Order::default(),
             in_flight: 0,
             subscribing: 0,
@@ -109,15 +110,20 @@ impl Calls {
                 return self.refuse(event, id, &rejected.error, out);
             }
         };
-        let Some(caller) = &self.caller else {
-            let (event, id) = (Some(request.event.as_str()), request.correlation_id.as_deref());
-            return self.refuse(event, id, &stranger(), out);
+        let token = request.context.as_ref().and_then(|context| context.token.as_deref());
+        let caller = self.guest.as_ref().map_err(Error::clone);
+        let caller = caller.and_then(|guest| guest.check(token).map(|()| guest.caller.clone()));
+        let caller = match caller {
+            Ok(caller) => caller,
+            Err(error) => {
+                let (event, id) = (Some(request.event.as_str()), request.correlation_id.as_deref());
+                return self.refuse(event, id, &error, out);
+            }
         };
         let deadline = deadline(&request);
         if request.correlation_id.is_none() && self.order.busy {
             return self.order.push(Turn::Request(request, deadline), text.len());
         }
-        let caller = caller.clone();
         self.start(request, caller, deadline, cx, out);
     }
 
@@ -174,7 +180,8 @@ impl Calls {
     /// Lets those that waited for their turn go on, until one of them must wait itself.
     fn go_on(&mut self, cx: &mut Wake<'_>, out: &mut BytesMut) {
         while let Some(turn) = self.order.next() {
-            match (turn, self.caller.clone()) {
+            let caller = self.guest.as_ref().ok().map(|guest| guest.caller.clone());
+            match (turn, caller) {
                 (Turn::Request(request, deadline), _) if is_over(deadline) => {
                     let error = timed_out(&request.event, "it was not begun");
                     write_error(out, Some(&request.event), &error, None, self.now());
@@ -297,11 +304,6 @@ fn too_large(bytes: usize) -> Error {
     let limit = Lines::LIMIT;
     Error::new(Code::TooLarge, format!("the line is {bytes} bytes long; the limit is {limit}"))
         .hint("send less at a time, or put large texts into files")
-}
-
-fn stranger() -> Error {
-    Error::new(Code::Forbidden, "this daemon belongs to another user")
-        .hint("start one of your own: `ksi start`")
 }
 
 fn timed_out(event: &str, what: &str) -> Error {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use ksi_kernel::{Because, BoxFuture, Caller, Kernel, Listener, News};
+use ksi_kernel::{Act, Because, BoxFuture, Caller, Kernel, Listener, News, Result};
 use ksi_protocol::{EventLine, Line, Lines};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::{
@@ -20,7 +20,7 @@ use tokio::{
     time::Sleep,
 };
 
-use crate::{bell::Bell, calls::Calls};
+use crate::{Guest, bell::Bell, calls::Calls};
 
 /// With so many bytes to write, no request is read and no event taken until the client has read.
 const HIGH_WATER: usize = 1 << 20;
@@ -52,6 +52,8 @@ pub(crate) struct Connection {
     stream: UnixStream,
     input: Input,
     calls: Calls,
+    /// Whoever may not see everything.
+    bound: Option<Caller>,
     out: BytesMut,
     /// The listener at its work; none once the daemon has no more news.
     news: Option<BoxFuture<(Listener, Option<News>)>>,
@@ -79,16 +81,19 @@ struct Input {
 }
 
 impl Connection {
-    /// A connection that speaks for this caller, or for nobody.
-    pub(crate) fn new(kernel: Kernel, stream: UnixStream, caller: Option<Caller>) -> Self {
+    /// The connection of this guest, or of somebody who is told only why he is none.
+    pub(crate) fn new(kernel: Kernel, stream: UnixStream, guest: Result<Guest>) -> Self {
         let listener = kernel.listener();
-        let caller = caller.map(|mut caller| {
-            caller.inbox = Some(listener.inbox().clone());
-            caller
+        let guest = guest.map(|mut guest| {
+            guest.caller.inbox = Some(listener.inbox().clone());
+            guest
         });
+        // What may be seen can change at any time, so it is asked for each event.
+        let bound = guest.as_ref().ok().map(|guest| guest.caller.clone());
         let (watched, bell) = (kernel.clone(), Arc::new(Bell::new()));
         Connection {
-            calls: Calls::new(kernel.clone(), caller),
+            calls: Calls::new(kernel.clone(), guest),
+            bound: bound.filter(|caller| !caller.is_unbound()),
             kernel,
             stream,
             input: Input::default(),
@@ -192,6 +197,7 @@ impl Connection {
     fn tell(&mut self, news: &News) {
         let (event, because) = match news {
             News::Event(event, _) if event.name() == SHUTDOWN => return,
+            News::Event(event, because) if self.is_hidden(event.name(), *because) => return,
             News::Event(event, because) => (event, *because),
             News::Lagged { missed } => {
                 let data = to_raw_value(&serde_json::json!({ "missed": missed }));
@@ -205,6 +211,12 @@ impl Connection {
             Because::Followed => write!(self.label, "sender"),
         };
         event.line().write_to(&mut self.out, &self.label);
+    }
+
+    /// What a request of its own led to is the client's to see.
+    fn is_hidden(&self, event: &str, because: Because) -> bool {
+        let hidden = |caller| self.kernel.check(caller, Act::See, event).is_err();
+        because != Because::Followed && self.bound.as_ref().is_some_and(hidden)
     }
 
     fn say(&mut self, event: &str, data: &RawValue) {
@@ -303,11 +315,10 @@ mod tests {
             plugins: Vec::new(),
             journal: Arc::new(MemoryJournal::default()),
             clock: Clock::manual(ksi_kernel::Millis(1_500)),
-            guards: Vec::new(),
             snapshot_every: 0,
         });
         let (mut theirs, ours) = UnixStream::pair().unwrap();
-        let connection = Connection::new(kernel.unwrap(), ours, None);
+        let connection = Connection::new(kernel.unwrap(), ours, Err(crate::another_user()));
         theirs.write_all(b"{\"event\":\"system:health\",\"correlation_id\":1}\n{}").await.unwrap();
         theirs.shutdown().await.unwrap();
         connection.serve().await;

@@ -7,9 +7,11 @@
 mod bell;
 mod calls;
 mod connection;
+mod guest;
 mod order;
 mod server;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use guest::{Admit, Guest, another_user, same_user};
 pub use server::{BindError, Server};

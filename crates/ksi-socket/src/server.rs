@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use ksi_kernel::{Caller, Kernel};
+use ksi_kernel::Kernel;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
-use crate::connection::Connection;
+use crate::{Admit, connection::Connection};
 
 /// So many clients may have connected before they are accepted.
 const BACKLOG: u32 = 1024;
@@ -95,7 +95,7 @@ impl Server {
     ///   `monitor:lagged {"missed":n}` when it was so slow that signals were lost, and
     ///   `system:shutdown_notification`, once, whatever it subscribes to.
     /// - Who does not read is not read from, and costs a bounded amount of memory.
-    pub async fn run(self, kernel: Kernel) {
+    pub async fn run(self, kernel: Kernel, admit: Admit) {
         let mut closing = pin!(kernel.ending().closing());
         loop {
             let accepted = tokio::select! {
@@ -103,7 +103,7 @@ impl Server {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => start(&kernel, stream),
+                Ok((stream, _)) => start(&kernel, &admit, stream),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
@@ -113,12 +113,14 @@ impl Server {
     }
 }
 
-/// Whose process is at the other end decides whom it speaks for; strangers speak for nobody.
-fn start(kernel: &Kernel, stream: UnixStream) {
-    let own = rustix::process::getuid().as_raw();
-    let ours = stream.peer_cred().is_ok_and(|peer| peer.uid() == own);
-    let caller = ours.then(|| Caller::new("operator"));
-    kernel.tasks().spawn("connection", Connection::new(kernel.clone(), stream, caller).serve());
+/// Whose process is at the other end is looked at by the connection's own task: others need not
+/// wait for it. The socket knows its peer as it was when it connected.
+fn start(kernel: &Kernel, admit: &Admit, stream: UnixStream) {
+    let (connected, admit) = (kernel.clone(), admit.clone());
+    kernel.tasks().spawn("connection", async move {
+        let guest = admit(&stream);
+        Connection::new(connected, stream, guest).serve().await;
+    });
 }
 
 fn make_folder(folder: &Path) -> Result<(), BindError> {

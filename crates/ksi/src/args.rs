@@ -89,6 +89,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: JournalVerb,
     },
+    /// Who may do what.
+    Permission {
+        /// What to do with permissions.
+        #[command(subcommand)]
+        verb: PermissionVerb,
+    },
     /// Copy the journal into one file while the daemon runs.
     Backup {
         /// The new file.
@@ -137,6 +143,38 @@ pub(crate) enum CheckpointVerb {
     List,
     /// Say how much the next start would have to fold.
     Status,
+}
+
+/// What to do with permissions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PermissionVerb {
+    /// List the profiles.
+    List,
+    /// Show what a profile allows.
+    Show {
+        /// Its name, such as `standard`.
+        profile: String,
+    },
+    /// Show what somebody may do.
+    Get {
+        /// An agent's name, or a principal such as `launch:x`.
+        who: String,
+    },
+    /// Give somebody a profile.
+    Set {
+        /// An agent's name, or a principal such as `launch:x`.
+        who: String,
+        /// The profile's name.
+        profile: String,
+    },
+    /// Say whether somebody may send and see an event; exit code 1 if it may not be sent.
+    Check {
+        /// The event, such as `agent:spawn`.
+        event: String,
+        /// An agent's name, or a principal; else yourself.
+        #[arg(long = "as", value_name = "WHO")]
+        who: Option<String>,
+    },
 }
 
 /// What to do with the journal.

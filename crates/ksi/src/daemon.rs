@@ -11,10 +11,10 @@ use ksi_kernel::{Clock, Kernel, Setup};
 use ksi_plugins::Settings;
 use ksi_process::{Readiness, Shim, lock};
 use ksi_protocol::Paths;
-use ksi_socket::Server;
+use ksi_socket::{Admit, Server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{config::Config, fail::no_home};
+use crate::{admission, config::Config, fail::no_home};
 
 /// How long running work may take to finish when the daemon is asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
@@ -45,6 +45,7 @@ struct Daemon {
     kernel: Kernel,
     journal: Arc<SqliteJournal>,
     server: Server,
+    admit: Admit,
     signals: Signals,
     /// Held as long as the process lives.
     _lock: lock::Lock,
@@ -81,6 +82,7 @@ impl Daemon {
         let no_place = || format!("{} cannot keep locks of effects", paths.state.display());
         let shim = Shim::current()?.at_home(&paths.state).with_context(no_place)?;
         let mut plugins = ksi_plugins::all(settings(&paths, config, shim.clone()));
+        let admit = admission::by(shim.clone());
         // Nothing starts before what a former daemon has left is gone.
         let ended = tokio::task::spawn_blocking(move || shim.end_leftovers()).await?;
         match ended.context("what a former daemon left cannot be looked for")? {
@@ -93,7 +95,6 @@ impl Daemon {
             plugins,
             journal: journal.clone(),
             clock: Clock::system(),
-            guards: Vec::new(),
             snapshot_every: SNAPSHOT_EVERY,
         })?;
         for (what, why) in kernel.degraded() {
@@ -101,11 +102,11 @@ impl Daemon {
         }
         let server = Server::bind(&paths.socket)?;
         tracing::info!(socket = %paths.socket.display(), version = VERSION, "ready");
-        Ok(Daemon { kernel, journal, server, signals, _lock: lock })
+        Ok(Daemon { kernel, journal, server, admit, signals, _lock: lock })
     }
 
     async fn run(mut self) -> anyhow::Result<ExitCode> {
-        let serve = self.server.run(self.kernel.clone());
+        let serve = self.server.run(self.kernel.clone(), self.admit);
         let serving = self.kernel.tasks().spawn("socket", serve);
         tokio::select! {
             () = self.kernel.ending().asked() => {}
@@ -140,6 +141,8 @@ fn settings(paths: &Paths, config: Config, shim: Shim) -> Settings {
         shared_models: paths.shared_models.clone(),
         transcripts: paths.state.join("transcripts"),
         patterns: paths.config.join("patterns"),
+        permissions: paths.config.join("permissions"),
+        socket: paths.socket.clone(),
         started: Clock::system().now(),
         local_idle_ms: config.local.idle_seconds.saturating_mul(1000),
     }

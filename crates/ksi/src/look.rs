@@ -67,7 +67,8 @@ fn cell(value: &Value) -> String {
     }
 }
 
-fn table(columns: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {
+/// Prints rows under their columns, each as wide as it must be.
+pub(crate) fn table(columns: &[&str], rows: &[Vec<String>]) -> anyhow::Result<()> {
     let width = |i: usize| {
         let cells = rows.iter().map(|row| row[i].chars().count());
         cells.chain([columns[i].len()]).max().unwrap_or(0)

@@ -2,6 +2,7 @@
 //!
 //! One program: the daemon, the command line, and under hidden verbs the shim and the local model.
 
+mod admission;
 mod args;
 mod config;
 mod connect;
@@ -15,6 +16,7 @@ mod lifecycle;
 mod look;
 mod models;
 mod output;
+mod permission;
 mod signals;
 mod upkeep;
 
@@ -79,6 +81,7 @@ async fn dispatch(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Command::Model { verb } => models::model(&cx, verb).await,
         Command::Checkpoint { verb } => upkeep::checkpoint(&cx, verb).await,
+        Command::Permission { verb } => permission::run(&cx, verb).await,
         Command::Journal { verb } => upkeep::journal(&cx, verb).await,
         Command::Backup { file } => upkeep::backup(&cx, file).await,
         Command::Restore { file, replace } => upkeep::restore(&cx, file, *replace),

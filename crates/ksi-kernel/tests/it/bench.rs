@@ -8,8 +8,8 @@ use std::{
 };
 
 use ksi_kernel::{
-    AnyPlugin, Caller, Changed, Clock, Ctx, Error, Event, Fact, Facts, Fault, Guard, Kernel,
-    Listener, Millis, News, Out, Pattern, Plugin, Result, Setup, Stamp, Want,
+    AnyPlugin, Caller, Changed, Clock, Ctx, Error, Event, Fact, Facts, Fault, Kernel, Listener,
+    Millis, News, Out, Pattern, Plugin, Result, Setup, Stamp, Want,
 };
 use ksi_state::testing::memory::MemoryJournal;
 use schemars::JsonSchema;
@@ -248,10 +248,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self::over(MemoryJournal::default(), Vec::new(), Vec::new())
+        Self::over(MemoryJournal::default(), Vec::new())
     }
 
-    pub(crate) fn over(journal: MemoryJournal, more: Vec<AnyPlugin>, guards: Vec<Guard>) -> Self {
+    pub(crate) fn over(journal: MemoryJournal, more: Vec<AnyPlugin>) -> Self {
         let (tx, started) = mpsc::unbounded_channel();
         let (seen, watched) = mpsc::unbounded_channel();
         let (gate, door, log) = (Notify::new(), Notify::new(), Mutex::default());
@@ -263,7 +263,6 @@ impl Bench {
             plugins,
             journal: Arc::new(journal.clone()),
             clock: clock.clone(),
-            guards,
             snapshot_every: 0,
         };
         let kernel = Kernel::start(setup).expect("the kernel starts");
@@ -277,7 +276,7 @@ impl Bench {
     }
 
     pub(crate) async fn call(&self, event: &str, data: Value) -> Result<Value> {
-        self.call_as(Caller::new("operator"), event, data).await
+        self.call_as(Caller::operator(), event, data).await
     }
 
     pub(crate) async fn add(&self, id: &str) -> Result<Value> {

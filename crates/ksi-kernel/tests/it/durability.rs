@@ -17,12 +17,11 @@ async fn a_frozen_writer_lets_no_reply_no_fact_and_no_effect_out() {
     let mut listener = bench.listen(&["*"]);
     bench.journal.freeze();
     let data = to_raw_value(&json!({ "id": "hold-1" })).unwrap();
-    let request = bench.kernel.call(Caller::new("operator"), "job:add", data);
+    let request = bench.kernel.call(Caller::operator(), "job:add", data);
     let mut request = Box::pin(request);
     assert!(request.as_mut().now_or_never().is_none());
     bench.wait_frozen();
-    let read =
-        bench.kernel.call(Caller::new("operator"), "job:list", to_raw_value(&json!({})).unwrap());
+    let read = bench.kernel.call(Caller::operator(), "job:list", to_raw_value(&json!({})).unwrap());
     let mut read = Box::pin(read);
     assert!(read.as_mut().now_or_never().is_none(), "a read waits for what it saw");
     assert!(request.as_mut().now_or_never().is_none(), "a reply before its fact was durable");
@@ -44,7 +43,7 @@ async fn an_error_waits_for_what_it_was_based_on() {
     bench.journal.freeze();
     let add = || {
         let data = to_raw_value(&json!({ "id": "hold-1" })).unwrap();
-        Box::pin(bench.kernel.call(Caller::new("operator"), "job:add", data))
+        Box::pin(bench.kernel.call(Caller::operator(), "job:add", data))
     };
     let (mut first, mut second) = (add(), add());
     assert!(first.as_mut().now_or_never().is_none());
@@ -71,7 +70,7 @@ async fn what_an_effect_says_is_heard_behind_every_fact_of_the_commit_that_led_t
         })
         .map(|(event, data)| {
             let data = to_raw_value(&data).unwrap();
-            let mut request = Box::pin(bench.kernel.call(Caller::new("operator"), event, data));
+            let mut request = Box::pin(bench.kernel.call(Caller::operator(), event, data));
             assert!(request.as_mut().now_or_never().is_none());
             if event == "note:add" {
                 bench.wait_frozen();
@@ -99,7 +98,7 @@ async fn while_one_batch_is_durable_no_effect_of_the_next_starts_or_stops() {
     bench.stage.gate.notify_one();
     bench.wait_frozen();
     let data = to_raw_value(&json!({ "id": "hold-2" })).unwrap();
-    let mut next = Box::pin(bench.kernel.call(Caller::new("operator"), "job:add", data));
+    let mut next = Box::pin(bench.kernel.call(Caller::operator(), "job:add", data));
     assert!(next.as_mut().now_or_never().is_none());
     assert_eq!(bench.kernel.effects().running(), 1, "the first still runs, the second does not");
     assert!(bench.started.try_recv().is_err());
@@ -201,7 +200,7 @@ async fn a_daemon_that_starts_without_room_can_be_read_and_begins_when_there_is_
     bench.add("hold-1").await.unwrap();
     assert_eq!(bench.next_start().await, "hold-1");
     bench.journal.fill();
-    let mut again = Bench::over(bench.journal.clone(), Vec::new(), Vec::new());
+    let mut again = Bench::over(bench.journal.clone(), Vec::new());
     let mut room = again.listen(&["journal:recovered"]);
     assert_eq!(again.kernel.degraded().len(), 1);
     assert_eq!(again.call("job:list", json!({})).await.unwrap(), json!(["hold-1"]));

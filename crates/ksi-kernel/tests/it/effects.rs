@@ -101,7 +101,7 @@ async fn what_was_wanted_when_the_daemon_ended_runs_after_the_next_start() {
     bench.add("hold-1").await.unwrap();
     assert_eq!(bench.next_start().await, "hold-1");
     // No shutdown: the process is gone as after a kill, and its journal is there.
-    let mut again = Bench::over(bench.journal.clone(), Vec::new(), Vec::new());
+    let mut again = Bench::over(bench.journal.clone(), Vec::new());
     assert_eq!(again.next_start().await, "hold-1");
     assert!(bench.add("hold-2").await.is_err(), "the first owner is fenced off");
 }

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use ksi_kernel::{
-    AnyPlugin, Caller, Clock, Code, Ctx, Error, Kernel, Plugin, Result, Setup, StartError,
+    Act, Answer, AnyPlugin, Caller, Clock, Code, Ctx, Error, Kernel, Plugin, Raw, Result, Setup,
+    StartError,
 };
 use ksi_state::testing::memory::MemoryJournal;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::to_raw_value};
 
 use crate::bench::{Bench, heard, within};
 
@@ -27,8 +28,7 @@ fn plugin(name: &'static str, event: &'static str) -> AnyPlugin {
 fn start_error(plugins: Vec<AnyPlugin>) -> StartError {
     let journal = Arc::new(MemoryJournal::default());
     let clock = Clock::system();
-    let started =
-        Kernel::start(Setup { plugins, journal, clock, guards: Vec::new(), snapshot_every: 0 });
+    let started = Kernel::start(Setup { plugins, journal, clock, snapshot_every: 0 });
     started.err().expect("it must not start")
 }
 
@@ -112,37 +112,66 @@ async fn bad_parameters_name_the_path() {
     assert!(why.contains("missing field `id`") && !why.contains("line"), "{why}");
 }
 
+/// A plugin that only guards.
+fn guarded(
+    guard: impl Fn(&Caller, Act, &str) -> Result<()> + Send + Sync + 'static,
+) -> Vec<AnyPlugin> {
+    let guard = move |(): &(), caller: &Caller, act, event: &str| guard(caller, act, event);
+    vec![Plugin::<()>::new("guard").guard(guard).into()]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guards_are_asked_before_dispatch_and_for_every_nested_call_as_the_caller() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = asked.clone();
-    let guard = move |caller: &Caller, event: &str| {
-        log.lock().unwrap().push(format!("{} {event}", caller.origin.principal));
+    let guard = guarded(move |caller, act, event| {
+        log.lock().unwrap().push(format!("{} {act:?} {event}", caller.origin.principal));
         match event {
             "job:add" | "nobody:home" => Err(Error::new(Code::Forbidden, "not you")),
             _ => Ok(()),
         }
-    };
-    let bench = Bench::over(MemoryJournal::default(), Vec::new(), vec![Box::new(guard)]);
+    });
+    let bench = Bench::over(MemoryJournal::default(), guard);
     let call = |event| bench.call_as(Caller::new("agent:a"), event, json!({}));
     assert_eq!(call("job:add").await.unwrap_err().code, Code::Forbidden, "before bad parameters");
     assert_eq!(call("nobody:home").await.unwrap_err().code, Code::Forbidden, "nobody owns it");
     call("job:nested").await.unwrap();
+    bench.call("job:list", json!({})).await.unwrap();
+    let agent = Caller::new("agent:a");
+    assert!(bench.kernel.check(&agent, Act::See, "job:add").is_err());
     let asked = asked.lock().unwrap();
-    let expected = ["job:add", "nobody:home", "job:nested", "job:list"];
-    assert_eq!(*asked, expected.map(|event| format!("agent:a {event}")));
+    let sent = ["job:add", "nobody:home", "job:nested", "job:list"];
+    let mut expected = sent.map(|event| format!("agent:a Send {event}")).to_vec();
+    expected.push("agent:a See job:add".to_owned());
+    assert_eq!(*asked, expected, "nothing is asked about the operator");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panicking_guard_answers_so_and_the_daemon_lives() {
-    let guard = |_: &Caller, event: &str| {
+    let guard = guarded(|_, _, event| {
         assert_ne!(event, "job:peek", "it knows no such thing");
         Ok(())
-    };
-    let bench = Bench::over(MemoryJournal::default(), Vec::new(), vec![Box::new(guard)]);
-    let error = bench.call("job:peek", json!({})).await.unwrap_err();
+    });
+    let bench = Bench::over(MemoryJournal::default(), guard);
+    let call = |event| bench.call_as(Caller::new("agent:a"), event, json!({}));
+    let error = call("job:peek").await.unwrap_err();
     assert_eq!((error.code, error.retryable), (Code::Panicked, false));
     assert!(error.message.contains("a guard of `job:peek` panicked"), "{error}");
+    call("job:list").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_owns_may_be_answered_otherwise() {
+    let otherwise = |cx: Ctx<()>, event: &str, data: &Raw| -> Option<Answer> {
+        let answer = format!("{event} of {} with {data}", cx.caller().origin.principal);
+        (event == "my:custom:event")
+            .then(|| Box::pin(async move { Ok(to_raw_value(&answer).expect("JSON")) }) as Answer)
+    };
+    let other = Plugin::<()>::new("other").otherwise(otherwise).into();
+    let bench = Bench::over(MemoryJournal::default(), vec![other]);
+    let answer = bench.call("my:custom:event", json!({ "n": 1 })).await.unwrap();
+    assert_eq!(answer, "my:custom:event of operator with {\"n\":1}");
+    assert_eq!(bench.call("my:other", json!({})).await.unwrap_err().code, Code::Unhandled);
     bench.call("job:list", json!({})).await.unwrap();
 }
 
@@ -189,9 +218,9 @@ async fn heavy(_: Ctx<()>, _: Nothing) -> Result<Vec<u8>> {
 #[tokio::test]
 async fn a_call_holds_its_handler_once() {
     let heavy = Plugin::<()>::new("heavy").on("heavy:hold", heavy).into();
-    let bench = Bench::over(MemoryJournal::default(), vec![heavy], Vec::new());
+    let bench = Bench::over(MemoryJournal::default(), vec![heavy]);
     let data = serde_json::value::to_raw_value(&json!({})).unwrap();
-    let call = bench.kernel.call(Caller::new("operator"), "heavy:hold", data);
+    let call = bench.kernel.call(Caller::operator(), "heavy:hold", data);
     let size = size_of_val(&*call);
     assert!((WEIGHT..2 * WEIGHT).contains(&size), "it takes {size} bytes");
 }

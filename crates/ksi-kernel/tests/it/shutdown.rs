@@ -22,9 +22,10 @@ async fn new_requests_are_refused_while_what_runs_finishes_and_calls_what_it_nee
     bench.add("wait-1").await.unwrap();
     bench.next_start().await;
     let (kernel, data) = (bench.kernel.clone(), to_raw_value(&json!({})).unwrap());
-    let begun = bench.kernel.tasks().spawn("request", async move {
-        kernel.call(Caller::new("operator"), "job:wait", data).await
-    });
+    let begun = bench
+        .kernel
+        .tasks()
+        .spawn("request", async move { kernel.call(Caller::operator(), "job:wait", data).await });
     assert_eq!(bench.next_start().await, "handler");
     let kernel = bench.kernel.clone();
     let mut ending = Box::pin(kernel.shutdown(LONG));
@@ -49,7 +50,7 @@ async fn an_effect_that_outlives_the_grace_is_stopped_and_runs_after_the_next_st
     within(bench.kernel.shutdown(Duration::ZERO)).await;
     assert_eq!(names(&bench.journal), ["job:added"], "to be stopped is no failure");
     assert_eq!(bench.kernel.tasks().count(), 0);
-    let mut again = Bench::over(bench.journal.clone(), Vec::new(), Vec::new());
+    let mut again = Bench::over(bench.journal.clone(), Vec::new());
     assert_eq!(again.next_start().await, "hold-1");
 }
 
@@ -95,7 +96,7 @@ fn stops(name: &'static str, stage: &Arc<Stage>, panics: bool) -> AnyPlugin {
 async fn plugins_stop_in_reverse_order_though_one_panics() {
     let log = Bench::new().stage;
     let more = vec![stops("second", &log, false), stops("third", &log, true)];
-    let bench = Bench::over(MemoryJournal::default(), more, Vec::new());
+    let bench = Bench::over(MemoryJournal::default(), more);
     within(bench.kernel.shutdown(LONG)).await;
     assert_eq!(*log.log.lock().unwrap(), ["third stops", "second stops"]);
     assert_eq!(*bench.stage.log.lock().unwrap(), ["jobs stop"]);

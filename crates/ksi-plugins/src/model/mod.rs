@@ -241,6 +241,8 @@ mod tests {
             shared_models: Some(folder.join("shared")),
             transcripts: folder.join("transcripts"),
             patterns: folder.join("patterns"),
+            permissions: folder.join("permissions"),
+            socket: folder.join("socket"),
             started: ksi_kernel::Millis(0),
             local_idle_ms: 0,
         }

@@ -1,7 +1,6 @@
 //! Orchestrations: agents that speak with each other by the rules of a pattern.
 
 mod facts;
-mod library;
 mod pattern;
 mod run;
 mod template;
@@ -17,12 +16,17 @@ use serde_json::{Value, json};
 
 use facts::ENDINGS;
 pub use facts::{EndRequested, Failed, Finished, Started, Terminated, Totals, TurnTaken, Usage};
-use library::NotLoaded;
 pub use pattern::{Order, Pattern, Prompts, Role};
 pub use run::Orchestrations;
 use run::{Phase, Run};
 
-use crate::Settings;
+use crate::{
+    Settings,
+    library::{Entry, Library, NotLoaded},
+};
+
+/// The patterns that come with KSI.
+const BUILT_IN: &[(&str, &str)] = &[("debate", include_str!("../../patterns/debate.yaml"))];
 
 /// The plugin: `orchestration:start status list terminate list_patterns load_pattern get_instance`.
 pub fn plugin(settings: Arc<Settings>) -> Plugin<Orchestrations> {
@@ -311,9 +315,9 @@ async fn terminate(cx: Ctx<Orchestrations>, req: Terminate) -> Result<Status> {
 }
 
 async fn list_patterns(settings: Arc<Settings>, _: ListPatterns) -> Result<Vec<PatternLine>> {
-    let entries = blocking(move || library::list(&settings.patterns)).await?;
-    let line = |entry: library::Entry| {
-        let (pattern, error) = match entry.pattern {
+    let entries = blocking(move || library(&settings).list(Pattern::parse)).await?;
+    let line = |entry: Entry<Pattern, pattern::Error>| {
+        let (pattern, error) = match entry.loaded {
             Ok(pattern) => (Some(pattern), None),
             Err(error) => (None, Some(error.to_string())),
         };
@@ -334,11 +338,15 @@ async fn load_pattern(settings: Arc<Settings>, req: LoadPattern) -> Result<Patte
 }
 
 async fn load(settings: Arc<Settings>, name: String) -> Result<Pattern> {
-    blocking(move || library::load(&settings.patterns, &name)).await
+    blocking(move || library(&settings).load(&name, Pattern::parse)).await
+}
+
+fn library(settings: &Settings) -> Library {
+    Library { kind: "pattern", built_in: BUILT_IN, folder: settings.patterns.clone() }
 }
 
 async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, NotLoaded> + Send + 'static,
+    read: impl FnOnce() -> Result<T, NotLoaded<pattern::Error>> + Send + 'static,
 ) -> Result<T> {
     let read = tokio::task::spawn_blocking(read).await;
     let read = read.map_err(|_| Error::internal("reading a pattern panicked"))?;

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::template::{self, Unfilled};
+use crate::library::from_yaml;
 
 /// The rules of a conversation between agents, as read from a YAML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -114,12 +115,8 @@ pub(super) const MOST_ROUNDS: u32 = 100;
 impl Pattern {
     /// Reads a pattern and checks all of it, templates included; `file` is for the errors.
     pub fn parse(file: &str, text: &str) -> Result<Self, Error> {
-        let pattern: Self = serde_saphyr::from_str(text).map_err(|error| {
-            let line = error.location().map_or(1, |location| location.line());
-            let why = error.without_snippet().to_string();
-            let why = why.split(" at line ").next().unwrap_or_default().to_owned();
-            Error::Shape { file: file.to_owned(), line, why }
-        })?;
+        let shape = |(line, why)| Error::Shape { file: file.to_owned(), line, why };
+        let pattern: Self = from_yaml(text).map_err(shape)?;
         match pattern.fault() {
             Some((field, why)) => Err(Error::Value { file: file.to_owned(), field, why }),
             None => Ok(pattern),

@@ -180,17 +180,11 @@ mod tests {
         let desk = Desk { providers, default_model: Some("wild".into()) };
         let plugins = vec![crate::work::with(&Arc::new(desk)).into()];
         let journal = Arc::new(MemoryJournal::default());
-        let setup = Setup {
-            plugins,
-            journal,
-            clock: Clock::system(),
-            guards: Vec::new(),
-            snapshot_every: 0,
-        };
+        let setup = Setup { plugins, journal, clock: Clock::system(), snapshot_every: 0 };
         let kernel = Kernel::start(setup).unwrap();
         let call = |event: &str, data| {
             let data = to_raw_value(&data).unwrap();
-            kernel.call(Caller::new("operator"), event, data)
+            kernel.call(Caller::operator(), event, data)
         };
         let ask = json!({ "prompt": "x", "retry": { "max_attempts": 2, "initial_ms": 0 } });
         let error = call("completion:sync", ask).await.unwrap_err();

@@ -85,6 +85,8 @@ impl Daemon {
             shared_models: None,
             transcripts: home.join("transcripts"),
             patterns: home.join("patterns"),
+            permissions: home.join("permissions"),
+            socket: home.join("socket"),
             started: Millis(0),
             local_idle_ms: 1_000,
         };
@@ -92,7 +94,6 @@ impl Daemon {
             plugins: vec![model::plugin_with(Arc::new(settings), fetch.clone()).into()],
             journal: Arc::new(journal.clone()),
             clock: Clock::system(),
-            guards: Vec::new(),
             snapshot_every: 0,
         };
         let kernel = Kernel::start(setup).unwrap();
@@ -110,7 +111,7 @@ impl Daemon {
 
     async fn pull(&self) -> Result<Value> {
         let data = to_raw_value(&json!({})).unwrap();
-        let answer = self.kernel.call(Caller::new("operator"), "model:pull", data);
+        let answer = self.kernel.call(Caller::operator(), "model:pull", data);
         let answer = tokio::time::timeout(PATIENCE, answer).await.expect("an answer comes")?;
         Ok(serde_json::from_str(answer.get()).unwrap())
     }
@@ -322,7 +323,7 @@ async fn a_second_puller_waits_and_takes_what_the_first_one_brought() {
 
     let kernel = daemon.kernel.clone();
     let data = to_raw_value(&json!({})).unwrap();
-    let pull = kernel.call(Caller::new("operator"), "model:pull", data);
+    let pull = kernel.call(Caller::operator(), "model:pull", data);
     let path = daemon.models().join("tiny.gguf");
     let bring = async {
         assert_eq!(daemon.hear("model:progress").await["phase"], "waiting");
@@ -356,7 +357,7 @@ async fn a_pull_that_the_daemons_end_cut_short_goes_on_at_the_next_start() {
     fs::create_dir_all(daemon.models().join(".pull-left-by-a-crash/wheels")).unwrap();
     let kernel = daemon.kernel.clone();
     let data = to_raw_value(&json!({})).unwrap();
-    let pull = kernel.call(Caller::new("operator"), "model:pull", data);
+    let pull = kernel.call(Caller::operator(), "model:pull", data);
     let growing = async { while daemon.hear("model:progress").await["bytes"] == 0 {} };
     tokio::select! {
         biased;

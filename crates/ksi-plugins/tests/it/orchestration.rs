@@ -75,7 +75,6 @@ impl Daemon {
             plugins: vec![queue, orchestration::plugin(settings(&folder)).into()],
             journal: Arc::new(journal.clone()),
             clock: clock.clone(),
-            guards: Vec::new(),
             snapshot_every: 0,
         };
         let kernel = Kernel::start(setup).unwrap();
@@ -85,7 +84,7 @@ impl Daemon {
     }
 
     async fn call(&self, event: &str, data: Value) -> Result<Value> {
-        self.call_as(Caller::new("operator"), event, data).await
+        self.call_as(Caller::operator(), event, data).await
     }
 
     async fn call_as(&self, caller: Caller, event: &str, data: Value) -> Result<Value> {
@@ -172,6 +171,8 @@ fn settings(folder: &TempDir) -> Arc<Settings> {
         shared_models: None,
         transcripts: home.join("transcripts"),
         patterns: home.join("patterns"),
+        permissions: home.join("permissions"),
+        socket: home.join("socket"),
         started: Millis(0),
         local_idle_ms: 1_000,
     })
@@ -399,7 +400,7 @@ async fn the_same_key_starts_one_orchestration() {
     let mut ids = BTreeSet::new();
     for _ in 0..2 {
         let key = Some("k".to_owned());
-        let mut caller = Caller::new("operator");
+        let mut caller = Caller::operator();
         caller.idempotency_key = key;
         let data = json!({ "vars": { "topic": "Is tea good?" }, "rounds": 1 });
         let begun = daemon.call_as(caller, "orchestration:start", data).await.unwrap();

@@ -8,6 +8,7 @@ use rustix::process::RawPid;
 use tokio::sync::oneshot;
 
 use crate::effect_lock::EffectLock;
+use crate::identity::Identity;
 use crate::os::process::ProcessId;
 
 #[derive(Debug)]
@@ -24,6 +25,7 @@ impl Family {
         &self,
         _lock: EffectLock,
         _leaf: Option<PathBuf>,
+        _identity: Identity,
         make: impl FnOnce() -> io::Result<(RawPid, C)>,
     ) -> io::Result<(ProcessId, C, Over)> {
         let (pid, child) = make()?;
@@ -33,5 +35,9 @@ impl Family {
 
     pub(crate) fn is_live(&self, _id: ProcessId) -> bool {
         false
+    }
+
+    pub(crate) fn identity(&self, _id: ProcessId) -> Option<Arc<Identity>> {
+        None
     }
 }

@@ -14,6 +14,7 @@ use rustix::process::{RawPid, Signal, getpid};
 use tokio::sync::oneshot;
 
 use crate::effect_lock::EffectLock;
+use crate::identity::Identity;
 use crate::os::cgroup;
 use crate::os::ends::Ends;
 use crate::os::process::{self, Process, ProcessId};
@@ -44,6 +45,7 @@ struct Shim {
     lock: EffectLock,
     /// Its cgroup.
     leaf: Option<PathBuf>,
+    identity: Arc<Identity>,
     /// Dropped when nothing of its tree is left.
     over: Option<oneshot::Sender<()>>,
     ended: bool,
@@ -81,6 +83,7 @@ impl Family {
         &self,
         lock: EffectLock,
         leaf: Option<PathBuf>,
+        identity: Identity,
         make: impl FnOnce() -> io::Result<(RawPid, C)>,
     ) -> io::Result<(ProcessId, C, Over)> {
         let mut shims = self.kin.shims();
@@ -91,14 +94,21 @@ impl Family {
         let pidfd = id.hold()?.ok_or_else(gone)?;
         self.kin.ends.add(&pidfd, pid)?;
         let (over, wait) = oneshot::channel();
-        let shim = Shim { _pidfd: pidfd, lock, leaf, over: Some(over), ended: false };
+        let (identity, over) = (Arc::new(identity), Some(over));
+        let shim = Shim { _pidfd: pidfd, lock, leaf, identity, over, ended: false };
         shims.insert(id, shim);
         Ok((id, child, wait))
     }
 
     /// Whether this is a shim of ours that lives.
     pub(crate) fn is_live(&self, id: ProcessId) -> bool {
-        self.kin.shims().get(&id).is_some_and(|shim| !shim.ended)
+        self.identity(id).is_some()
+    }
+
+    /// Whom the children of this shim speak for, if it lives.
+    pub(crate) fn identity(&self, id: ProcessId) -> Option<Arc<Identity>> {
+        let shims = self.kin.shims();
+        shims.get(&id).filter(|shim| !shim.ended).map(|shim| shim.identity.clone())
     }
 }
 

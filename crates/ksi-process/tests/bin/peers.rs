@@ -10,9 +10,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, getppid, kill_process, pidfd_open
 
 use crate::{park, runtime, say};
 
-/// Every kind of peer below the shim: a child, a grandchild that went away, one that is gone when
-/// it is looked at, and one that kills its own shim.
+/// Every kind of peer below the shim: one that shows its token, a child, a grandchild that went
+/// away, one that is gone when it is looked at, and one that kills its own shim.
 const SCRIPT: &str = r#"
+    token=$(cat /proc/self/fd/$KSI_TOKEN_FD)
+    env | grep -q "$token" && token=leaked
+    "$0" connect "$1" "$token" &
     "$0" connect "$1" child &
     ( ( setsid "$0" connect "$1" away & ) & )
     "$0" connect "$1" gone-before; "$0" connect "$1" after &
@@ -32,12 +35,13 @@ pub(crate) fn place(state: &Path, path: &Path) {
         say(&format!("itself {:?}", shim.descent(&peer)));
         let own = std::env::current_exe().unwrap();
         let command = Command::new("sh").arg("-c").arg(SCRIPT).arg(own).arg(path);
+        let command = command.principal("agent:test");
         let mut child = command.spawn(&shim).await.unwrap();
         let mut unseen = Vec::new();
         let mut placed = 0;
         loop {
             let (mut socket, _) = listener.accept().unwrap();
-            let mut name = [0; 16];
+            let mut name = [0; 128];
             let length = socket.read(&mut name).unwrap();
             let name = String::from_utf8_lossy(&name[..length]).into_owned();
             if name == "gone-before" {
@@ -46,12 +50,17 @@ pub(crate) fn place(state: &Path, path: &Path) {
             }
             let peer = Peer::of(&socket).unwrap();
             let place = match shim.descent(&peer) {
-                Descent::Under(id) if Some(id) == child.id() => "Under".to_owned(),
+                Descent::Under(id) if Some(id) == child.id() => {
+                    let identity = shim.identity(id).unwrap();
+                    let proved = if identity.is_proved_by(&name) { " proved" } else { "" };
+                    format!("{identity:?}{proved}")
+                }
                 other => format!("{other:?}"),
             };
+            let name = if name.len() == 64 { "token" } else { &name };
             say(&format!("{name} {place}"));
             placed += 1;
-            if placed == 3 {
+            if placed == 4 {
                 // All others were placed while their shim lived.
                 use tokio::io::AsyncWriteExt;
                 child.stdin.as_mut().unwrap().write_all(b"now\n").await.unwrap();

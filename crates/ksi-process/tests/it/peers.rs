@@ -14,8 +14,9 @@ fn each_peer_is_placed_where_it_descends_from() {
     let mut daemon = Helper::start(&["peers", &state, &socket]);
     assert_eq!(daemon.line(), "itself Ours");
 
-    let below = ["after Under", "away Under", "child Under", "gone Unreadable"];
-    assert_eq!(daemon.sorted_lines(4), below);
+    let known = ["after", "away", "child"].map(|name| format!("{name} agent:test"));
+    let others = ["gone Unreadable", "token agent:test proved"].map(str::to_owned);
+    assert_eq!(daemon.sorted_lines(5), [&known[..], &others].concat());
     // Its daemon ends it as soon as it notices; until then it is nobody's.
     let killer = daemon.line();
     assert!(["killer Ours", "killer Unreadable"].contains(&killer.as_str()), "{killer}");

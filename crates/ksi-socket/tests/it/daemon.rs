@@ -39,12 +39,13 @@ impl TestServer {
             plugins: vec![plugin(&gates).into()],
             journal: Arc::new(journal.clone()),
             clock: Clock::system(),
-            guards: Vec::new(),
             snapshot_every: 0,
         });
         let kernel = kernel.unwrap();
         let server = Server::bind(&socket).unwrap();
-        let accepting = kernel.tasks().spawn("socket", server.run(kernel.clone()));
+        let accepting = kernel
+            .tasks()
+            .spawn("socket", server.run(kernel.clone(), Arc::new(ksi_socket::same_user)));
         TestServer { kernel, gates, journal, socket, accepting, _folder: folder }
     }
 

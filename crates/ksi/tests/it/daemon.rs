@@ -49,7 +49,7 @@ impl Home {
     }
 
     #[allow(clippy::disallowed_methods, reason = "a test starts programs as a shell would")]
-    fn program(&self, program: &str) -> Command {
+    pub(crate) fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("KSI_HOME", self.path()).env("HOME", self.path());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());

@@ -15,7 +15,7 @@ async fn when_the_end_is_durable_nothing_of_it_runs_any_more() {
     daemon.hear("completion:started").await;
     assert_eq!(daemon.kernel.effects().running(), 2, "the turn and its completion");
     let data = to_raw_value(&json!({ "orchestration_id": id })).unwrap();
-    let call = daemon.kernel.call(Caller::new("operator"), "orchestration:terminate", data);
+    let call = daemon.kernel.call(Caller::operator(), "orchestration:terminate", data);
     daemon.kernel.tasks().spawn("call", call);
     daemon.hear("orchestration:end_requested").await;
     let is_cancelled = |event: &Event| event.name() == "completion:cancelled";

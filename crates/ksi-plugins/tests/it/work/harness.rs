@@ -47,6 +47,8 @@ impl Daemon {
             shared_models: None,
             transcripts: folder.path().to_owned(),
             patterns: folder.path().to_owned(),
+            permissions: folder.path().to_owned(),
+            socket: folder.path().join("socket"),
             started: Millis(0),
             local_idle_ms: 1_000,
         };
@@ -55,7 +57,6 @@ impl Daemon {
             plugins,
             journal: Arc::new(journal.clone()),
             clock: clock.clone(),
-            guards: Vec::new(),
             snapshot_every: 0,
         };
         let kernel = Kernel::start(setup).unwrap();
@@ -65,7 +66,7 @@ impl Daemon {
     }
 
     pub(super) async fn call(&self, event: &str, data: Value) -> Result<Value> {
-        self.call_as(Caller::new("operator"), event, data).await
+        self.call_as(Caller::operator(), event, data).await
     }
 
     pub(super) async fn call_as(&self, caller: Caller, event: &str, data: Value) -> Result<Value> {

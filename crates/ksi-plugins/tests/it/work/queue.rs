@@ -220,7 +220,7 @@ async fn a_request_is_found_by_its_key_also_when_its_model_has_gone() {
 async fn who_asks_and_listens_to_nothing_is_sent_the_result_all_the_same() {
     let daemon = Daemon::start(ECHO);
     let mut listener = daemon.kernel.listener();
-    let mut caller = Caller::new("operator");
+    let mut caller = Caller::operator();
     caller.inbox = Some(listener.inbox().clone());
     let ask = json!({ "prompt": "hello" });
     let accepted = daemon.call_as(caller, "completion:async", ask).await.unwrap();
