@@ -190,9 +190,9 @@ impl Kernel {
         core.ending.close();
         let stops = self.each_plugin(Caller::system()).rev().filter_map(|(cx, parts)| {
             let stop = parts.stopper.as_ref()?;
-            Some((parts.name, stop(cx, ())))
+            Some((parts.name, async move { stop(cx, ()).await }))
         });
-        finish(stops.collect(), core.effects.drain(), grace, LAGGARDS).await;
+        finish(stops, core.effects.drain(), grace, LAGGARDS).await;
         core.effects.stop();
         let _ = timeout(LAGGARDS, core.effects.drain()).await;
         core.sequencer.close();

@@ -224,7 +224,7 @@ mod router;
 pub use ctx::Ctx;
 pub use kernel::{Kernel, Setup, StartError};
 pub use ksi_protocol::{Code, Error, EventDoc, Kind, Pattern, Raw, Result};
-pub use ksi_ring::{Act, Because, Caller, Event, Inbox, Listener, News};
+pub use ksi_ring::{Act, Because, Call, Caller, Event, Inbox, Listener, News, Reply};
 pub use ksi_runtime::{BoxFuture, Clock, EffectFailed, Tasks};
 pub use ksi_state::{
     Changed, Document, Fact, Facts, Fault, Journal, Millis, Origin, Out, Query, Record, Select,

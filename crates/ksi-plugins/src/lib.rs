@@ -12,6 +12,7 @@ mod library;
 pub mod model;
 pub mod monitor;
 pub mod orchestration;
+pub mod outside;
 pub mod permission;
 pub mod state;
 pub mod system;
@@ -48,14 +49,16 @@ pub struct Settings {
 pub fn all(settings: Settings) -> Vec<AnyPlugin> {
     let settings = Arc::new(settings);
     let for_tests = for_tests(&settings);
-    let plugins: [AnyPlugin; 7] = [
-        system::plugin(settings.clone()).into(),
+    let outside = outside::Outside::default();
+    let plugins: [AnyPlugin; 8] = [
+        system::plugin(settings.clone(), outside.clone()).into(),
         permission::plugin(&settings).into(),
         monitor::plugin().into(),
         state::plugin().into(),
         model::plugin(settings.clone()).into(),
         work::plugin(settings.clone()).into(),
         orchestration::plugin(settings).into(),
+        outside::plugin(&outside).into(),
     ];
     plugins.into_iter().chain(for_tests).collect()
 }

@@ -10,18 +10,23 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, Value, to_raw_value};
 
-use crate::Settings;
+use crate::{
+    Settings,
+    outside::{Handle, Member, Outside},
+};
 
 /// The plugin: `system:health discover help shutdown`, `module:list`, `api:schema`.
-pub fn plugin(settings: Arc<Settings>) -> Plugin<()> {
+pub fn plugin(settings: Arc<Settings>, outside: Outside) -> Plugin<()> {
+    let (discovering, helping, listing, showing) =
+        (outside.clone(), outside.clone(), outside.clone(), outside);
     let lasting = Arc::new(Lasting { pid: std::process::id(), modules: OnceLock::new() });
     Plugin::new("system")
         .on("system:health", move |cx, _: Health| health(cx, settings.clone(), lasting.clone()))
-        .on("system:discover", discover)
-        .on("system:help", help)
+        .on("system:discover", move |cx, req| discover(discovering.clone(), cx, req))
+        .on("system:help", move |cx, req| help(helping.clone(), cx, req))
         .on("system:shutdown", shutdown)
-        .on("module:list", modules)
-        .on("api:schema", schema)
+        .on("module:list", move |cx, req| modules(listing.clone(), cx, req))
+        .on("api:schema", move |cx, req| schema(showing.clone(), cx, req))
         .signal::<Startup>("system:startup")
         .signal::<ShutdownNotification>("system:shutdown_notification")
         .on_stop(|cx: Ctx<()>| async move {
@@ -108,7 +113,7 @@ struct Lasting {
 /// Events by name.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Discovered {
-    events: BTreeMap<&'static str, Described>,
+    events: BTreeMap<String, Described>,
     total: usize,
     namespaces: Vec<String>,
 }
@@ -116,7 +121,7 @@ struct Discovered {
 /// One event.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Described {
-    module: &'static str,
+    module: String,
     #[schemars(with = "String")]
     kind: Kind,
     summary: String,
@@ -153,9 +158,10 @@ struct Modules {
 /// One plugin.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Module {
-    name: &'static str,
+    name: String,
+    /// `active`, `degraded`, or `outside`: in another process.
     status: &'static str,
-    events: Vec<&'static str>,
+    events: Vec<String>,
 }
 
 async fn health(cx: Ctx<()>, settings: Arc<Settings>, lasting: Arc<Lasting>) -> Result<Healthy> {
@@ -180,16 +186,30 @@ async fn health(cx: Ctx<()>, settings: Arc<Settings>, lasting: Arc<Lasting>) -> 
     })
 }
 
-async fn discover(cx: Ctx<()>, req: Discover) -> Result<Discovered> {
-    let wanted = |doc: &&EventDoc| {
-        req.event.as_ref().is_none_or(|event| event == doc.event)
-            && req.namespace.as_ref().is_none_or(|wanted| wanted == namespace(doc.event))
+/// Every event, also of plugins outside the process.
+fn described(cx: &Ctx<()>, outside: &Outside, detail: bool) -> BTreeMap<String, Described> {
+    let own = cx.daemon().catalog().map(|doc| (doc.event.to_owned(), describe(doc, detail)));
+    let members = outside.members();
+    let others = members.iter().flat_map(|member| {
+        let entry = move |handle: &Handle| (handle.event.clone(), outsider(member, handle, detail));
+        member.handles().iter().map(entry)
+    });
+    own.chain(others).collect()
+}
+
+async fn discover(outside: Outside, cx: Ctx<()>, req: Discover) -> Result<Discovered> {
+    let all = described(&cx, &outside, req.detail);
+    let names: Vec<_> = all.keys().cloned().collect();
+    let wanted = |name: &str| {
+        req.event.as_ref().is_none_or(|event| event == name)
+            && req.namespace.as_ref().is_none_or(|wanted| wanted == namespace(name))
     };
-    let events = cx.daemon().catalog().filter(wanted);
-    let events: BTreeMap<_, _> = events.map(|doc| (doc.event, describe(doc, req.detail))).collect();
+    let events: BTreeMap<_, _> = all.into_iter().filter(|(name, _)| wanted(name)).collect();
     match (&req.event, &req.namespace) {
-        (Some(event), _) if events.is_empty() => return Err(no_event(&cx, event)),
-        (None, Some(namespace)) if events.is_empty() => return Err(no_namespace(&cx, namespace)),
+        (Some(event), _) if events.is_empty() => return Err(no_event(&names, event)),
+        (None, Some(namespace)) if events.is_empty() => {
+            return Err(no_namespace(&names, namespace));
+        }
         _ => {}
     }
     let mut namespaces: Vec<_> = events.keys().map(|event| namespace(event).to_owned()).collect();
@@ -197,21 +217,22 @@ async fn discover(cx: Ctx<()>, req: Discover) -> Result<Discovered> {
     Ok(Discovered { total: events.len(), events, namespaces })
 }
 
-async fn help(cx: Ctx<()>, req: Help) -> Result<Described> {
-    let found = cx.daemon().catalog().find(|doc| doc.event == req.event);
-    found.map(|doc| describe(doc, true)).ok_or_else(|| no_event(&cx, &req.event))
+async fn help(outside: Outside, cx: Ctx<()>, req: Help) -> Result<Described> {
+    let mut all = described(&cx, &outside, true);
+    let names: Vec<_> = all.keys().cloned().collect();
+    all.remove(&req.event).ok_or_else(|| no_event(&names, &req.event))
 }
 
-fn no_event(cx: &Ctx<()>, event: &str) -> Error {
-    let hint = match did_you_mean(event, cx.daemon().catalog().map(|doc| doc.event)) {
+fn no_event(known: &[String], event: &str) -> Error {
+    let hint = match did_you_mean(event, known.iter().map(String::as_str)) {
         Some(known) => format!("did you mean `{known}`?"),
         None => "`ksi discover` lists those there are".to_owned(),
     };
     Error::not_found(format!("there is no event `{event}`")).at("event").hint(hint)
 }
 
-fn no_namespace(cx: &Ctx<()>, wanted: &str) -> Error {
-    let known: BTreeSet<_> = cx.daemon().catalog().map(|doc| namespace(doc.event)).collect();
+fn no_namespace(known: &[String], wanted: &str) -> Error {
+    let known: BTreeSet<_> = known.iter().map(|event| namespace(event)).collect();
     let hint = match did_you_mean(wanted, known.iter().copied()) {
         Some(known) => format!("did you mean `{known}`?"),
         None => format!("there are: {}", known.into_iter().collect::<Vec<_>>().join(", ")),
@@ -224,20 +245,30 @@ async fn shutdown(cx: Ctx<()>, _: Shutdown) -> Result<Stopping> {
     Ok(Stopping { status: "stopping" })
 }
 
-async fn modules(cx: Ctx<()>, _: ListModules) -> Result<Modules> {
+async fn modules(outside: Outside, cx: Ctx<()>, _: ListModules) -> Result<Modules> {
     let daemon = cx.daemon();
     let degraded: BTreeMap<_, _> = daemon.degraded().into_iter().collect();
     let module = |name: &'static str| Module {
-        name,
+        name: name.to_owned(),
         status: if degraded.contains_key(name) { "degraded" } else { "active" },
-        events: daemon.catalog().filter(|d| d.plugin == name).map(|d| d.event).collect(),
+        events: daemon.catalog().filter(|d| d.plugin == name).map(|d| d.event.into()).collect(),
     };
-    let modules: Vec<_> = daemon.plugins().map(module).collect();
+    let outsider = |member: &Arc<Member>| Module {
+        name: member.name().to_owned(),
+        status: "outside",
+        events: member.handles().iter().map(|handle| handle.event.clone()).collect(),
+    };
+    let modules = daemon.plugins().map(module);
+    let modules: Vec<_> = modules.chain(outside.members().iter().map(outsider)).collect();
     Ok(Modules { count: modules.len(), modules })
 }
 
-async fn schema(cx: Ctx<()>, _: ApiSchema) -> Result<BTreeMap<&'static str, Described>> {
-    Ok(cx.daemon().catalog().map(|doc| (doc.event, describe(doc, true))).collect())
+async fn schema(
+    outside: Outside,
+    cx: Ctx<()>,
+    _: ApiSchema,
+) -> Result<BTreeMap<String, Described>> {
+    Ok(described(&cx, &outside, true))
 }
 
 fn namespace(event: &str) -> &str {
@@ -246,12 +277,24 @@ fn namespace(event: &str) -> &str {
 
 fn describe(doc: &EventDoc, detail: bool) -> Described {
     Described {
-        module: doc.plugin,
+        module: doc.plugin.to_owned(),
         kind: doc.kind,
         summary: doc.summary.clone(),
         parameters: parameters(&doc.params),
         schema: detail.then(|| doc.params.clone()),
         reply: (detail && !doc.reply.is_null()).then(|| doc.reply.clone()),
+    }
+}
+
+/// An event of a plugin outside the process, which wrote the schemas itself.
+fn outsider(member: &Member, handle: &Handle, detail: bool) -> Described {
+    Described {
+        module: member.name().to_owned(),
+        kind: Kind::Request,
+        summary: handle.summary.clone(),
+        parameters: parameters(&handle.params),
+        schema: detail.then(|| handle.params.clone()),
+        reply: (detail && !handle.reply.is_null()).then(|| handle.reply.clone()),
     }
 }
 
@@ -262,7 +305,7 @@ fn parameters(schema: &Value) -> BTreeMap<String, Parameter> {
     let properties = schema["properties"].as_object().into_iter().flatten();
     let parameter = |(name, field): (&String, &Value)| {
         let parameter = Parameter {
-            kind: type_name(schema, field),
+            kind: type_name(schema, field, DEEPEST),
             required: required.contains(&name.as_str()),
             default: field["default"].clone(),
             description: field["description"].as_str().unwrap_or_default().to_owned(),
@@ -272,17 +315,21 @@ fn parameters(schema: &Value) -> BTreeMap<String, Parameter> {
     properties.map(parameter).collect()
 }
 
+/// So far is looked into a schema; those of plugins outside the process may go in circles.
+const DEEPEST: usize = 8;
+
 /// A field's type in a word or two; `any` where the schema leaves it open.
-fn type_name(root: &Value, field: &Value) -> String {
+fn type_name(root: &Value, field: &Value, depth: usize) -> String {
+    let Some(depth) = depth.checked_sub(1) else { return "any".into() };
     if let Some(target) = field["$ref"].as_str().and_then(|path| path.strip_prefix('#')) {
-        return root.pointer(target).map_or("any".into(), |field| type_name(root, field));
+        return root.pointer(target).map_or("any".into(), |field| type_name(root, field, depth));
     }
     if let Some(choices) = field["enum"].as_array() {
         return choices.iter().map(Value::to_string).collect::<Vec<_>>().join(" | ");
     }
     match &field["type"] {
         Value::String(name) if name == "array" => {
-            format!("array of {}", type_name(root, &field["items"]))
+            format!("array of {}", type_name(root, &field["items"], depth))
         }
         Value::String(name) => name.clone(),
         Value::Array(names) => {
@@ -291,9 +338,25 @@ fn type_name(root: &Value, field: &Value) -> String {
         }
         _ => {
             let choices = field["anyOf"].as_array().or(field["oneOf"].as_array());
-            let names = choices.into_iter().flatten().map(|choice| type_name(root, choice));
+            let names = choices.into_iter().flatten().map(|choice| type_name(root, choice, depth));
             let names: Vec<_> = names.filter(|name| name != "null").collect();
             if names.is_empty() { "any".into() } else { names.join(" | ") }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_schema_that_goes_in_circles_comes_to_an_end() {
+        let item = json!({ "type": "array", "items": { "$ref": "#/properties/a" } });
+        let schema = json!({ "properties": { "a": item, "b": { "$ref": "#/properties/b" } } });
+        let parameters = parameters(&schema);
+        assert!(parameters["a"].kind.starts_with("array of array of "));
+        assert_eq!(parameters["b"].kind, "any");
     }
 }

@@ -1,10 +1,12 @@
 //! The shapes of the lines: requests, replies, pushed events.
 
+mod call;
 mod fields;
 mod message;
 mod request;
 mod write;
 
+pub use call::{Answered, Outcome, call_number, write_call};
 pub use fields::MAX_DEPTH;
 pub use message::{Message, Pushed, Reply};
 pub use request::{Context, Rejected, Request, plain_text};

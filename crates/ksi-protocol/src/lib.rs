@@ -19,8 +19,8 @@ pub use codec::{Line, Lines};
 pub use doc::{EventDoc, Kind, Raw, parse_data};
 pub use error::{Code, Error, Result};
 pub use frame::{
-    Context, EventLine, MAX_DEPTH, Message, Pushed, Rejected, Reply, Request, plain_text,
-    write_error, write_reply, write_request,
+    Answered, Context, EventLine, MAX_DEPTH, Message, Outcome, Pushed, Rejected, Reply, Request,
+    call_number, plain_text, write_call, write_error, write_reply, write_request,
 };
 pub use path::{PathError, Paths};
 pub use pattern::{Pattern, check_event_name};

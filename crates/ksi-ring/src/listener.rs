@@ -1,12 +1,13 @@
 //! Listeners: one reader's view of the news, from the journal first and then live.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use ksi_protocol::{Error, Pattern, Result};
-use ksi_state::{Journal, Query, Record, Seq};
+use ksi_protocol::{Error, Pattern, Raw, Result};
+use ksi_state::{Journal, Origin, Query, Record, Seq};
 use tokio::sync::Notify;
 
 use crate::event::Event;
+use crate::line::{Asked, Call, Line, Reply};
 use crate::ring::{Because, Ring, Taken};
 
 /// What a listener is given.
@@ -19,6 +20,8 @@ pub enum News {
         /// How many signals.
         missed: u64,
     },
+    /// Something is asked of it.
+    Call(Call),
 }
 
 /// One reader of events; a connection has one, whatever it subscribes to.
@@ -33,6 +36,7 @@ pub struct Listener {
 pub struct Inbox {
     ring: Ring,
     id: u64,
+    line: Arc<Line>,
 }
 
 impl Inbox {
@@ -54,13 +58,44 @@ impl Inbox {
     pub fn follow(&self, name: &str, subject: &str) {
         self.ring.follow(self.id, name, subject);
     }
+
+    /// Asks something of the listener's owner, who has so long to answer.
+    pub fn ask(&self, event: &str, data: Raw, origin: Arc<Origin>, patience: Duration) -> Asked {
+        self.line.ask(event, data, origin, patience)
+    }
+
+    /// Takes what the owner says about a call; false if no such call waits.
+    pub fn reply(&self, call: u64, reply: Reply) -> bool {
+        self.line.reply(call, reply)
+    }
+
+    /// On whose behalf a call was made that waits for the owner's answer.
+    pub fn origin_of(&self, call: u64) -> Option<Arc<Origin>> {
+        self.line.origin(call)
+    }
+
+    /// How many calls wait for the owner's answer.
+    pub fn waiting(&self) -> usize {
+        self.line.waiting()
+    }
+
+    /// The owner says nothing any more: calls that wait, and later ones, are `unavailable`.
+    pub fn hang_up(&self) {
+        self.line.hang_up();
+    }
+
+    /// Returns once the owner says nothing any more.
+    pub async fn gone(&self) {
+        self.line.gone().await;
+    }
 }
 
 impl Listener {
     /// A listener that hears nothing until it subscribes.
     pub fn new(ring: Ring, journal: Arc<dyn Journal>) -> Self {
         let (id, awake) = ring.register();
-        Self { inbox: Arc::new(Inbox { ring, id }), journal, awake, ready: VecDeque::new() }
+        let line = Line::new(awake.clone());
+        Self { inbox: Arc::new(Inbox { ring, id, line }), journal, awake, ready: VecDeque::new() }
     }
 
     /// The handle to subscribe with.
@@ -73,6 +108,9 @@ impl Listener {
     /// Cancelling it loses nothing.
     pub async fn next(&mut self) -> Option<News> {
         loop {
+            if let Some(call) = self.inbox.line.next() {
+                return Some(News::Call(call));
+            }
             if let Some(news) = self.ready.pop_front() {
                 return Some(news);
             }
@@ -136,5 +174,6 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.inbox.ring.unregister(self.inbox.id);
+        self.inbox.hang_up();
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{BoxFuture, caught};
+use crate::caught;
 
 /// How far the daemon is on its way to its end.
 #[derive(Debug, Default)]
@@ -64,14 +64,11 @@ impl Ending {
     }
 }
 
-/// A plugin that is asked to finish.
-type Stop = (&'static str, BoxFuture<()>);
-
 /// Lets plugins finish, one after the other, and then what runs; all within the grace.
 ///
 /// Whoever takes longer than `patience` is named, and the next need not wait for it any more.
 pub async fn finish(
-    stops: Vec<Stop>,
+    stops: impl Iterator<Item = (&'static str, impl Future<Output = ()>)>,
     running: impl Future<Output = ()>,
     grace: Duration,
     patience: Duration,
@@ -121,6 +118,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::BoxFuture;
 
     const GRACE: Duration = Duration::from_secs(30);
     const PATIENCE: Duration = Duration::from_secs(2);
@@ -143,7 +141,7 @@ mod tests {
             (name, stop)
         };
         let stops = vec![stop("quick", 1), stop("hangs", 1000), stop("slow", 10), stop("last", 0)];
-        finish(stops, pass(20), GRACE, PATIENCE).await;
+        finish(stops.into_iter(), pass(20), GRACE, PATIENCE).await;
         assert_eq!(*log.lock().unwrap(), [("quick", 1), ("last", 5), ("slow", 13)]);
         assert_eq!(begun.elapsed(), GRACE);
     }
@@ -156,7 +154,7 @@ mod tests {
         let panics = Box::pin(async { panic!("no") });
         let stops: Vec<(_, BoxFuture<()>)> = vec![("panics", panics), ("counts", counts)];
         let begun = Instant::now();
-        finish(stops, std::future::pending(), Duration::ZERO, PATIENCE).await;
+        finish(stops.into_iter(), std::future::pending(), Duration::ZERO, PATIENCE).await;
         assert_eq!((*asked.lock().unwrap(), begun.elapsed()), (1, Duration::ZERO));
     }
 }

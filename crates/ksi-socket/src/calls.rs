@@ -11,9 +11,10 @@ use std::{
 
 use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use ksi_kernel::{Answer, Caller, Kernel, Origin};
+use ksi_kernel::{Act, Answer, Caller, Kernel, Origin, Reply};
 use ksi_protocol::{
-    Code, Error, Line, Lines, Request, Result, plain_text, write_error, write_reply,
+    Answered, Code, Error, Line, Lines, Outcome, Request, Result, call_number, plain_text,
+    write_error, write_reply,
 };
 use serde_json::value::RawValue;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -106,6 +107,9 @@ impl Calls {
         let request = match Request::parse(text) {
             Ok(request) => request,
             Err(rejected) => {
+                if let Some(answered) = Answered::parse(text) {
+                    return self.take_reply(answered, out);
+                }
                 let (event, id) = (rejected.event.as_deref(), rejected.correlation_id.as_deref());
                 return self.refuse(event, id, &rejected.error, out);
             }
@@ -125,6 +129,30 @@ impl Calls {
             return self.order.push(Turn::Request(request, deadline), text.len());
         }
         self.start(request, caller, deadline, cx, out);
+    }
+
+    /// Takes what a plugin says about a call; only what is wrong is answered.
+    fn take_reply(&mut self, answered: Result<Answered>, out: &mut BytesMut) {
+        let inbox = self.guest.as_ref().ok().and_then(|guest| guest.caller.inbox.as_ref());
+        let taken = answered.and_then(|Answered { call, outcome }| {
+            let reply = match outcome {
+                Outcome::Data(data) => Reply::Done(Ok(data)),
+                Outcome::Error(error) => Reply::Done(Err(error)),
+                Outcome::More(ms) => Reply::More(Duration::from_millis(ms)),
+            };
+            let known = inbox.is_some_and(|inbox| inbox.reply(call, reply));
+            let gone = || Error::not_found(format!("no call `k{call}` waits for a reply"));
+            if known { Ok(()) } else { Err(gone()) }
+        });
+        taken.unwrap_or_else(|error| self.refuse(None, None, &error, out));
+    }
+
+    /// The client sends nothing any more, so it will answer no call either.
+    pub(crate) fn hang_up(&self) {
+        if let Some(inbox) = self.guest.as_ref().ok().and_then(|guest| guest.caller.inbox.as_ref())
+        {
+            inbox.hang_up();
+        }
     }
 
     /// Writes the answers of calls that have finished; whether there may be more of them.
@@ -205,18 +233,34 @@ impl Calls {
         out: &mut BytesMut,
     ) {
         let Request { event, data, correlation_id, context } = request;
-        caller.idempotency_key = context.and_then(|context| context.idempotency_key);
-        if let Some(id) = &correlation_id {
+        let context = context.unwrap_or_default();
+        caller.idempotency_key = context.idempotency_key;
+        let on_behalf = context.call.map(|call| self.on_behalf(&caller, &event, &call));
+        let asked = Asked { event, correlation_id };
+        match on_behalf {
+            Some(Ok(origin)) => caller.origin = origin,
+            Some(Err(error)) => return asked.answer(&Err(error), self.now(), out),
+            None => {}
+        }
+        if let Some(id) = &asked.correlation_id {
             let correlation = Some(text(id));
             caller.origin = Arc::new(Origin { correlation, ..Origin::clone(&caller.origin) });
         }
-        let asked = Asked { event, correlation_id };
         let data = data.unwrap_or_else(empty);
         let mut call = self.kernel.call(caller, &asked.event, data);
         match call.as_mut().poll(cx) {
             Poll::Ready(result) => asked.answer(&result, self.now(), out),
             Poll::Pending => self.go_on_with(asked, call, deadline),
         }
+    }
+
+    /// Whoever is behind a call that the client is answering; both must be allowed the request.
+    fn on_behalf(&self, own: &Caller, event: &str, call: &str) -> Result<Arc<Origin>> {
+        self.kernel.check(own, Act::Send, event)?;
+        let inbox = own.inbox.as_ref().zip(call_number(call));
+        let origin = inbox.and_then(|(inbox, call)| inbox.origin_of(call));
+        let gone = || Error::not_found(format!("you are not answering a call `{call}`"));
+        origin.ok_or_else(|| gone().at("context.call"))
     }
 
     /// Goes on with a call that pends, beside the others of this connection.

@@ -11,8 +11,8 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use ksi_kernel::{Act, Because, BoxFuture, Caller, Kernel, Listener, News, Result};
-use ksi_protocol::{EventLine, Line, Lines};
+use ksi_kernel::{Act, Because, BoxFuture, Call, Caller, Kernel, Listener, News, Result};
+use ksi_protocol::{EventLine, Line, Lines, write_call};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
@@ -164,7 +164,10 @@ impl Connection {
             let Poll::Ready(line) = self.input.poll_line(&mut self.stream, cx)? else {
                 return Ok(false);
             };
-            let Some(line) = line else { return Ok(false) };
+            let Some(line) = line else {
+                self.calls.hang_up();
+                return Ok(false);
+            };
             self.calls.accept(&line, cx, &mut self.out);
         }
         Ok(true)
@@ -199,6 +202,10 @@ impl Connection {
             News::Event(event, _) if event.name() == SHUTDOWN => return,
             News::Event(event, because) if self.is_hidden(event.name(), *because) => return,
             News::Event(event, because) => (event, *because),
+            News::Call(call) => {
+                let Call { id, event, data, origin } = call;
+                return write_call(&mut self.out, *id, event, data, &origin.principal);
+            }
             News::Lagged { missed } => {
                 let data = to_raw_value(&serde_json::json!({ "missed": missed }));
                 return self.say("monitor:lagged", &data.unwrap_or_default());

@@ -26,7 +26,7 @@ async fn read(listener: &mut Listener, last: u64) -> (Vec<(u64, Because)>, u64, 
                 None => signals += 1,
             },
             Some(News::Lagged { missed: count }) => missed += count,
-            None => panic!("closed"),
+            other => panic!("{other:?}"),
         }
     }
     (facts, signals, missed)

@@ -36,6 +36,9 @@ pub struct Context {
     /// Through whom the request came; opaque to clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain: Option<Box<RawValue>>,
+    /// The call that the sender is answering, such as `k7`: the request is made as its caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<String>,
 }
 
 /// A line that is no request, and what could still be read of it, for the answer.
@@ -96,7 +99,7 @@ impl Context {
         if !raw.get().starts_with('{') {
             return Err(Error::bad_params("`context` must be an object"));
         }
-        let names = ["token", "timeout_ms", "idempotency_key", "traceparent", "chain"];
+        let names = ["token", "timeout_ms", "idempotency_key", "traceparent", "chain", "call"];
         let mut fields = Fields::none(names);
         fields.read(raw.get())?;
         let text = |name| typed(fields.get(name), name, "a string");
@@ -107,12 +110,13 @@ impl Context {
             idempotency_key: text("idempotency_key")?,
             traceparent: text("traceparent")?,
             chain: fields.get("chain").map(ToOwned::to_owned),
+            call: text("call")?,
         })
     }
 }
 
 /// Reads the fields; when it fails, they hold what stands before the fault.
-fn read<'a, const N: usize>(line: &'a [u8], fields: &mut Fields<'a, N>) -> Result<()> {
+pub(super) fn read<'a, const N: usize>(line: &'a [u8], fields: &mut Fields<'a, N>) -> Result<()> {
     let text = std::str::from_utf8(line).map_err(|error| {
         let valid = error.valid_up_to();
         let before = line.get(..valid).and_then(|before| std::str::from_utf8(before).ok());
@@ -131,7 +135,7 @@ pub fn plain_text(raw: &RawValue) -> Option<&str> {
     memchr::memchr(b'\\', text.as_bytes()).is_none().then_some(text)
 }
 
-fn typed<T: DeserializeOwned>(
+pub(super) fn typed<T: DeserializeOwned>(
     raw: Option<&RawValue>,
     name: &str,
     expected: &str,

@@ -118,12 +118,12 @@ fn put_timestamp(buf: &mut BytesMut, timestamp_ms: u64) {
     buf.put_slice(&[b'.', hundreds, tens, ones]);
 }
 
-fn put_json(buf: &mut BytesMut, value: &(impl Serialize + ?Sized)) {
+pub(super) fn put_json(buf: &mut BytesMut, value: &(impl Serialize + ?Sized)) {
     let written = serde_json::to_writer(buf.writer(), value);
     written.expect("a growing buffer takes what serializes, and these shapes always do");
 }
 
-fn put_raw(buf: &mut BytesMut, raw: &RawValue) {
+pub(super) fn put_raw(buf: &mut BytesMut, raw: &RawValue) {
     let start = buf.len();
     buf.put_slice(raw.get().as_bytes());
     on_one_line(&mut buf[start..]);

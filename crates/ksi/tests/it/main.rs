@@ -10,6 +10,7 @@ mod identity;
 mod idle;
 mod lifecycle;
 mod orchestrate;
+mod outside;
 mod root;
 mod start;
 mod tidy;
