@@ -7,6 +7,7 @@ use std::{
 
 use ksi_protocol::{Client, Code};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::daemon::{Daemon, Home, PATIENCE, data, next_of, subscribe};
 
@@ -61,15 +62,23 @@ async fn ask(client: &Client, event: &str, data: &Value) -> ksi_protocol::Result
     client.call(event, data).await
 }
 
+/// Asks beside the test.
+#[allow(clippy::disallowed_methods, reason = "the task is the test's own, and awaited by it")]
+fn asking(
+    client: &Client,
+    event: &'static str,
+    data: Value,
+) -> JoinHandle<ksi_protocol::Result<Value>> {
+    let client = client.clone();
+    tokio::spawn(async move { ask(&client, event, &data).await })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_of_a_plugin_in_another_process_is_answered_as_any_other() {
     let home = Home::new();
     let (_daemon, client) = start(&home).await;
     let mut wire = plugin(&home);
-    let asked = tokio::spawn({
-        let client = client.clone();
-        async move { ask(&client, "my:custom:event", &json!({ "n": 1 })).await }
-    });
+    let asked = asking(&client, "my:custom:event", json!({ "n": 1 }));
     let call = wire.line();
     assert_eq!(
         call,
@@ -109,10 +118,7 @@ async fn a_plugin_vanishes_with_its_connection_and_its_calls_are_unavailable() {
     let (_daemon, client) = start(&home).await;
     let mut gone = subscribe(&client, "plugin:gone", None).await;
     let mut wire = plugin(&home);
-    let asked = tokio::spawn({
-        let client = client.clone();
-        async move { ask(&client, "my:custom:event", &json!({})).await }
-    });
+    let asked = asking(&client, "my:custom:event", json!({}));
     assert_eq!(wire.line()["call"], "k1");
     drop(wire);
     let error = asked.await.unwrap().unwrap_err();
@@ -135,9 +141,8 @@ async fn who_does_not_answer_in_time_is_late_unless_it_asks_for_more() {
     let handles = json!([{ "event": "slow:one" }]);
     let register = json!({ "name": "slow", "handles": handles, "timeout_ms": 200 });
     wire.ask("plugin:register", &register);
-    let asked =
-        |client: Client| tokio::spawn(async move { ask(&client, "slow:one", &json!({})).await });
-    let late = asked(client.clone());
+    let asked = || asking(&client, "slow:one", json!({}));
+    let late = asked();
     let call = wire.line();
     let error = late.await.unwrap().unwrap_err();
     assert_eq!((error.code, error.retryable), (Code::Timeout, true));
@@ -145,11 +150,11 @@ async fn who_does_not_answer_in_time_is_late_unless_it_asks_for_more() {
     let refused = wire.line();
     assert_eq!(refused["error"]["code"], "not_found", "{refused}");
 
-    let patient = asked(client.clone());
+    let patient = asked();
     let call = wire.line();
     wire.send(&json!({ "reply": call["call"], "more_ms": 60_000 }));
     // Another call times out meanwhile, so more time than one has passed.
-    let other = asked(client).await.unwrap().unwrap_err();
+    let other = asked().await.unwrap().unwrap_err();
     assert_eq!(other.code, Code::Timeout);
     wire.line();
     wire.reply(&call, &json!({ "done": true }));
@@ -211,10 +216,7 @@ async fn a_plugin_hears_what_it_watches_and_acts_for_its_caller_while_it_answers
     let handles = json!([{ "event": "writer:write" }]);
     let register = json!({ "name": "writer", "handles": handles, "watches": ["state:changed"] });
     assert_eq!(wire.ask("plugin:register", &register)["data"]["subscription"], "s1");
-    let asked = tokio::spawn({
-        let client = client.clone();
-        async move { ask(&client, "writer:write", &json!({})).await }
-    });
+    let asked = asking(&client, "writer:write", json!({}));
     let call = wire.line();
     let set = |call: &Value| {
         let data = json!({ "key": "a", "value": 1 });
