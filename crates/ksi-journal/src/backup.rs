@@ -106,7 +106,10 @@ impl SqliteJournal {
 
 fn new_file_beside(path: &Path) -> Result<NamedTempFile, BackupError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let made = NamedTempFile::new_in(folder);
+    let made = fs::metadata(folder).and_then(|_| {
+        // The error names the file's passing name, which says nothing to anybody.
+        NamedTempFile::new_in(folder).map_err(|error| error.kind().into())
+    });
     made.map_err(|source| BackupError::File { path: path.to_owned(), source })
 }
 

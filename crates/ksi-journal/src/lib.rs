@@ -32,6 +32,9 @@ pub use upkeep::{Kept, Stats};
 use shelf::Shelf;
 use writer::Writer;
 
+/// So many facts are checked where somebody only looks.
+const CHECKED: u64 = 1_000;
+
 /// A journal in an SQLite file.
 pub struct SqliteJournal {
     writer: Mutex<Writer>,
@@ -45,7 +48,8 @@ pub struct SqliteJournal {
 impl SqliteJournal {
     /// Opens the journal in this file, which is made when it is not there; its folder must be.
     ///
-    /// The newest facts are checked, so that a torn or edited file is noticed before it is used.
+    /// The facts behind the newest snapshot are checked, so that a torn or edited file is noticed
+    /// before it is used.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         Self::open_with(path, &Options::default())
     }
@@ -53,15 +57,20 @@ impl SqliteJournal {
     /// Opens a journal with limits of its own.
     pub fn open_with(path: &Path, options: &Options) -> Result<Self, OpenError> {
         let writer = open::for_writing(path, options)?;
-        let reader = Self::open_read_only(path)?;
-        let (shelf, retention) = (Shelf::beside(reader.path()), options.retention);
+        let reader = Reader::open(path)?;
+        let shelf = Shelf::beside(reader.path());
+        let reader = reader.trusted(|reader| upkeep::newest_seq(reader, &shelf))?;
+        let retention = options.retention;
         let (writer, upkeep) = (Mutex::new(Writer::new(writer)), Mutex::default());
         Ok(Self { writer, reader, shelf, retention, upkeep })
     }
 
     /// Opens a journal that must be there, for tools that only look.
+    ///
+    /// Of its facts only the newest are checked.
     pub fn open_read_only(path: &Path) -> Result<Reader, OpenError> {
-        Reader::open(path)
+        let newest = |reader: &Reader| Ok(Seq(reader.head()?.0.saturating_sub(CHECKED)));
+        Reader::open(path)?.trusted(newest)
     }
 
     /// Checks every fact behind `from` against the one before it; returns the last one's place.

@@ -99,7 +99,7 @@ pub enum OpenError {
         found: i64,
     },
     /// Its newest facts are not what was written.
-    #[error("{path} is damaged")]
+    #[error("{path} is damaged: `ksi restore FILE --replace` brings a backup back")]
     Damaged {
         /// The file.
         path: PathBuf,

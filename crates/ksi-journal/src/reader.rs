@@ -17,9 +17,6 @@ use crate::{
     row::{COLUMNS, Row},
 };
 
-/// So many facts are checked when a journal is opened; takes a few milliseconds.
-const CHECKED_AT_OPEN: u64 = 1_000;
-
 /// From so many facts on, two threads read them.
 const MANY: usize = 1_024;
 
@@ -32,11 +29,13 @@ pub struct Reader {
     idle: Mutex<Vec<Connection>>,
 }
 
+type Trusted = Result<Reader, OpenError>;
+
 /// Why a journal's facts cannot be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// A fact was changed, lost or put in after it was written.
-    #[error("fact {seq} of the journal is not what was written; restore a copy of the file")]
+    #[error("fact {seq} of the journal is not what was written")]
     Broken {
         /// The first such fact's place.
         seq: Seq,
@@ -50,11 +49,15 @@ impl Reader {
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let path = open::absolute(path)?;
         let connection = open::for_reading(&path)?;
-        let reader = Self { path, idle: Mutex::new(vec![connection]) };
-        let newest = || reader.verify(Seq(reader.head()?.0.saturating_sub(CHECKED_AT_OPEN)));
-        match newest() {
-            Ok(_) => Ok(reader),
-            Err(source) => Err(OpenError::Damaged { path: reader.path, source }),
+        Ok(Self { path, idle: Mutex::new(vec![connection]) })
+    }
+
+    /// The same journal, unless a fact behind this one is not what was written.
+    pub(crate) fn trusted(self, from: impl FnOnce(&Self) -> Result<Seq, JournalError>) -> Trusted {
+        let checked = from(&self).map_err(VerifyError::from).and_then(|from| self.verify(from));
+        match checked {
+            Ok(_) => Ok(self),
+            Err(source) => Err(OpenError::Damaged { path: self.path, source }),
         }
     }
 

@@ -9,9 +9,9 @@ use ksi_record::{JournalError, Seq, Snapshot};
 use rusqlite::Connection;
 
 use crate::{
-    SqliteJournal, failed,
+    Reader, SqliteJournal, failed,
     prune::{Needless, bytes},
-    shelf::{Header, SnapshotError},
+    shelf::{Header, Shelf, SnapshotError},
 };
 
 /// How a journal stands.
@@ -79,10 +79,7 @@ impl SqliteJournal {
     }
 
     fn usable(&self, file: &Path) -> Result<(Header, String), SnapshotError> {
-        let (header, states) = Header::read(file)?;
-        let check = self.reader.check(Seq(header.seq)).map_err(std::io::Error::other)?;
-        header.fits(check)?;
-        Ok((header, states))
+        usable(&self.reader, file)
     }
 
     pub(crate) fn put(&self, snapshot: &Snapshot) -> Result<(), JournalError> {
@@ -139,6 +136,23 @@ impl SqliteJournal {
     pub fn compact(&self) -> Result<(), JournalError> {
         self.writer()?.compact().map_err(failed("it cannot be compacted"))
     }
+}
+
+/// The last fact that the newest usable snapshot holds; a start folds what comes behind it.
+///
+/// Of a plugin that was degraded it may hold less; the facts since were checked by the starts
+/// that left it so.
+pub(crate) fn newest_seq(reader: &Reader, shelf: &Shelf) -> Result<Seq, JournalError> {
+    let files = shelf.files().map_err(unreadable)?;
+    let mut newest = files.iter().filter_map(|file| usable(reader, file).ok());
+    Ok(newest.next().map_or(Seq(0), |(header, _)| Seq(header.seq)))
+}
+
+fn usable(reader: &Reader, file: &Path) -> Result<(Header, String), SnapshotError> {
+    let (header, states) = Header::read(file)?;
+    let check = reader.check(Seq(header.seq)).map_err(std::io::Error::other)?;
+    header.fits(check)?;
+    Ok((header, states))
 }
 
 fn unreadable(source: io::Error) -> JournalError {

@@ -32,10 +32,7 @@ pub(crate) async fn checkpoint(cx: &Cx, verb: &CheckpointVerb) -> anyhow::Result
     }
     match verb {
         CheckpointVerb::Save => line(format!("saved up to fact {}", reply["seq"]))?,
-        CheckpointVerb::Status => line(format!(
-            "the newest snapshot holds all up to fact {}; {} facts have come since",
-            reply["snapshot_seq"], reply["behind"]
-        ))?,
+        CheckpointVerb::Status => line(behind(&reply))?,
         CheckpointVerb::List => {
             reply["snapshots"].as_array().into_iter().flatten().try_for_each(|snapshot| {
                 let path = snapshot["path"].as_str().unwrap_or_default();
@@ -48,6 +45,19 @@ pub(crate) async fn checkpoint(cx: &Cx, verb: &CheckpointVerb) -> anyhow::Result
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How much the next start would have to fold.
+fn behind(reply: &Value) -> String {
+    let since = match reply["behind"].as_u64().unwrap_or_default() {
+        0 => "no fact has come since".to_owned(),
+        1 => "1 fact has come since".to_owned(),
+        facts => format!("{facts} facts have come since"),
+    };
+    match reply["snapshot_seq"].as_u64().unwrap_or_default() {
+        0 => format!("there is no snapshot; {}", since.replace(" since", "")),
+        seq => format!("the newest snapshot holds all up to fact {seq}; {since}"),
+    }
 }
 
 /// Looks after the journal.
@@ -158,4 +168,20 @@ fn rename_all(from: &Path, to: &Path) -> anyhow::Result<()> {
     }
     // Last: as long as it is there, so is the journal.
     std::fs::rename(from, to).with_context(|| format!("{} cannot be moved aside", from.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_come_since_the_newest_snapshot_is_told_in_a_sentence() {
+        let told = |seq, facts| behind(&json!({ "snapshot_seq": seq, "behind": facts }));
+        assert_eq!(told(0, 0), "there is no snapshot; no fact has come");
+        assert_eq!(told(0, 7), "there is no snapshot; 7 facts have come");
+        let newest = "the newest snapshot holds all up to fact 9";
+        assert_eq!(told(9, 0), format!("{newest}; no fact has come since"));
+        assert_eq!(told(9, 1), format!("{newest}; 1 fact has come since"));
+        assert_eq!(told(9, 2), format!("{newest}; 2 facts have come since"));
+    }
 }

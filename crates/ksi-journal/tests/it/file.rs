@@ -2,7 +2,7 @@
 
 use std::{error::Error, fs, path::Path, sync::mpsc, thread};
 
-use ksi_journal::{OpenError, Options, SqliteJournal, VerifyError};
+use ksi_journal::{OpenError, Options, SqliteJournal};
 use ksi_record::{AppendError, Journal, Query, Seq, testing::journal_suite::append};
 use rusqlite::Connection;
 
@@ -107,20 +107,6 @@ fn every_change_to_a_fact_is_found_at_its_place() {
         assert!(matches!(error, OpenError::Damaged { .. }), "{change}: {error}");
         assert!(source.starts_with("fact 7 of the journal is not what was written"), "{source}");
     }
-}
-
-#[test]
-fn opening_checks_the_newest_facts_and_verify_all() {
-    let place = Place::new();
-    journal_of(&place, 1_500);
-    execute(&place, "UPDATE journal SET data = '{}' WHERE seq = 400");
-    let journal = SqliteJournal::open(&place.file()).unwrap();
-    let error = journal.verify(Seq(0)).unwrap_err();
-    assert!(matches!(error, VerifyError::Broken { seq: Seq(400) }), "{error}");
-    assert_eq!(journal.verify(Seq(400)).unwrap(), Seq(1_500));
-    drop(journal);
-    execute(&place, "UPDATE journal SET data = '{}' WHERE seq = 501");
-    assert!(matches!(refused(&place.file()), OpenError::Damaged { .. }));
 }
 
 #[test]

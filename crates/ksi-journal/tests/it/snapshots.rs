@@ -2,7 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
-use ksi_journal::{Options, Retention, SnapshotError, SqliteJournal, VerifyError};
+use ksi_journal::{
+    OpenError as Error, Options, Retention, SnapshotError, SqliteJournal, VerifyError,
+};
 use ksi_record::{
     Append, Journal, Millis, Origin, Query, Record, Section, Seq, Snapshot,
     testing::journal_suite::append,
@@ -51,6 +53,33 @@ fn two_snapshots_are_kept_for_nobody_else_to_read() {
     let kept = journal.snapshots().unwrap();
     let seqs: Vec<_> = kept.iter().map(|kept| kept.header.as_ref().unwrap().seq).collect();
     assert_eq!(seqs, [30, 20]);
+}
+
+#[test]
+fn opening_checks_what_comes_behind_the_newest_snapshot_and_verify_all() {
+    let place = Place::new();
+    let journal = SqliteJournal::open(&place.file()).unwrap();
+    let epoch = journal.claim().unwrap();
+    append(&journal, epoch, 0, 3_000).unwrap();
+    journal.keep(&up_to(1_000, "{}")).unwrap();
+    drop(journal);
+    let change = |seq: u64| {
+        let sql = format!("UPDATE journal SET data = '{{}}' WHERE seq = {seq}");
+        Connection::open(place.file()).unwrap().execute_batch(&sql).unwrap();
+    };
+    change(1_000);
+    let journal = SqliteJournal::open(&place.file()).unwrap();
+    let error = journal.verify(Seq(0)).unwrap_err();
+    assert!(matches!(error, VerifyError::Broken { seq: Seq(1_000) }), "{error}");
+    assert_eq!(journal.verify(Seq(1_000)).unwrap(), Seq(3_000));
+    drop(journal);
+    change(1_001);
+    let error = SqliteJournal::open(&place.file()).err().unwrap();
+    assert!(error.to_string().contains("is damaged: `ksi restore"), "{error}");
+    let Error::Damaged { source: VerifyError::Broken { seq }, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(seq, Seq(1_001));
 }
 
 #[test]

@@ -98,3 +98,14 @@ fn the_journal_tells_its_size_verifies_and_is_compacted() {
     set(&home, "a", "2");
     assert_eq!(home.json(&["journal", "verify", "-o", "json"])["seq"], 2);
 }
+
+#[test]
+fn a_backup_that_cannot_be_written_names_the_file_that_was_asked_for() {
+    let home = Home::new();
+    let missing = home.path().join("nowhere/backup.ksi");
+    let refused = home.ksi(&["backup", missing.to_str().unwrap()]);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    let why = format!("{} cannot be written or read: No such file", missing.display());
+    assert!(told.contains(&why) && !told.contains("at path"), "{told}");
+}
