@@ -14,4 +14,3 @@ pub(crate) mod limits;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod wake;
-pub(crate) mod watch;

@@ -9,7 +9,6 @@ mod calls;
 mod connection;
 mod guest;
 mod order;
-mod place;
 mod server;
 #[cfg(feature = "testing")]
 pub mod testing;

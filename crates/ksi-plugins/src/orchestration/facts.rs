@@ -24,6 +24,13 @@ pub struct Started {
     /// The caller's key for this request.
     #[serde(default)]
     pub idempotency_key: Option<String>,
+    /// From here on what ends is kept in documents: the first after an upgrade says so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub archives: bool,
+}
+
+fn is_false(yes: &bool) -> bool {
+    !yes
 }
 
 /// A speaker said something

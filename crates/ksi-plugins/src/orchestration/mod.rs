@@ -1,5 +1,6 @@
 //! Orchestrations: agents that speak with each other by the rules of a pattern.
 
+mod archive;
 mod facts;
 mod pattern;
 mod run;
@@ -52,10 +53,14 @@ pub fn plugin(settings: Arc<Settings>) -> Plugin<Orchestrations> {
         .fold(Orchestrations::finished)
         .fold(Orchestrations::failed)
         .fold(Orchestrations::terminated)
+        .upgrade(VERSION, |_, older| archive::upgrade(older))
         .drive(Orchestrations::wanted, move |cx, id, _epoch, task| {
             turn::perform(settings.clone(), cx, id, task)
         })
 }
+
+/// The shape of the state: the first one held all that had ended.
+const VERSION: u16 = 2;
 
 /// Start an orchestration; its turns come as facts
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -203,19 +208,29 @@ async fn start(settings: Arc<Settings>, cx: Ctx<Orchestrations>, req: Start) -> 
     // Whether somebody has this model, and it can be asked.
     cx.call::<IgnoredAny>("completion:providers", &json!({ "model": model })).await?;
     let Caller { idempotency_key, .. } = cx.caller().clone();
-    let chance = fastrand::u64(..);
-    cx.decide(|state, _| {
-        if let Some(run) = idempotency_key.as_deref().and_then(|key| state.of_key(key)) {
-            return Ok((Facts::none(), begun(&run.started)));
+    let chance = archive::free_chance(&cx, &req.pattern).await?;
+    let begun_before = cx.decide(|state, now| {
+        if let Some(id) = idempotency_key.as_deref().and_then(|key| state.of_key(key, now)) {
+            return Ok((Facts::none(), Err(id.to_owned())));
         }
         let orchestration_id = free_id(state, &req.pattern, chance);
-        let pattern = req.pattern;
-        let started =
-            Started { orchestration_id, pattern, definition, vars, model, idempotency_key };
+        let (pattern, archives) = (req.pattern, !state.archives);
+        let started = Started {
+            orchestration_id,
+            pattern,
+            definition,
+            vars,
+            model,
+            idempotency_key,
+            archives,
+        };
         let reply = begun(&started);
-        Ok((Facts::one(started), reply))
-    })
-    .await
+        Ok((Facts::one(started), Ok(reply)))
+    });
+    match begun_before.await? {
+        Ok(begun) => Ok(begun),
+        Err(id) => Ok(begun(&archive::find(&cx, &id).await?.started)),
+    }
 }
 
 fn begun(started: &Started) -> Begun {
@@ -228,13 +243,17 @@ fn begun(started: &Started) -> Begun {
     }
 }
 
-/// A name that people can type, of the pattern and a few letters by chance.
+/// A name that nothing under way has, beginning with what chance says.
 fn free_id(state: &Orchestrations, pattern: &str, chance: u64) -> String {
-    const LETTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let letters = |n: u64| (0..6).map(move |i| LETTERS[(n >> (5 * i)) as usize % 32] as char);
-    let ids = (0..).map(|n: u64| chance.wrapping_add(n));
-    let mut ids = ids.map(|n| format!("{pattern}-{}", letters(n).collect::<String>()));
+    let mut ids = (0..).map(|n: u64| id(pattern, chance.wrapping_add(n)));
     ids.find(|id| !state.runs.contains_key(id)).unwrap_or_default()
+}
+
+/// A name that people can type, of the pattern and a few letters by chance.
+fn id(pattern: &str, chance: u64) -> String {
+    const LETTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let letters = (0..6).map(|i| LETTERS[(chance >> (5 * i)) as usize % 32] as char);
+    format!("{pattern}-{}", letters.collect::<String>())
 }
 
 /// Variables as text; a list or an object is none.
@@ -269,26 +288,22 @@ fn check_vars(pattern: &Pattern, vars: &BTreeMap<String, String>) -> Result<()> 
 }
 
 async fn status(cx: Ctx<Orchestrations>, req: GetStatus) -> Result<Status> {
-    cx.decide(|state, now| Ok((Facts::none(), status_of(state.run(&req.orchestration_id)?, now))))
-        .await
+    Ok(status_of(&archive::find(&cx, &req.orchestration_id).await?, cx.now()))
 }
 
 async fn get_instance(cx: Ctx<Orchestrations>, req: GetInstance) -> Result<Instance> {
-    cx.decide(|state, now| {
-        let run = state.run(&req.orchestration_id)?;
-        let (status, spoken) = (status_of(run, now), run.turns.clone());
-        Ok((Facts::none(), Instance { status, spoken }))
-    })
-    .await
+    let run = archive::find(&cx, &req.orchestration_id).await?;
+    Ok(Instance { status: status_of(&run, cx.now()), spoken: run.turns })
 }
 
 async fn list(cx: Ctx<Orchestrations>, _: List) -> Result<Vec<Status>> {
-    cx.decide(|state, now| {
-        let mut all: Vec<_> = state.runs.values().map(|run| status_of(run, now)).collect();
-        all.sort_by_key(|status| status.started_at);
-        Ok((Facts::none(), all))
-    })
-    .await
+    // The state first: what ends meanwhile is then found in documents as well, and listed once.
+    let live = cx.read(|state| state.runs.clone()).await?;
+    let mut all = archive::ended(&cx).await?;
+    all.extend(live);
+    let mut all: Vec<_> = all.values().map(|run| status_of(run, cx.now())).collect();
+    all.sort_by_key(|status| status.started_at);
+    Ok(all)
 }
 
 /// Asks for the end and waits until it has come; what is over already stays as it ended.
@@ -297,12 +312,12 @@ async fn terminate(cx: Ctx<Orchestrations>, req: Terminate) -> Result<Status> {
     let mut endings = cx.listen(&ENDINGS)?;
     let over = cx
         .decide(|state, _| {
-            let facts = match state.run(&id)?.phase {
-                Phase::Running => {
+            let facts = match state.runs.get(&id).map(|run| &run.phase) {
+                Some(Phase::Running) => {
                     let reason = req.reason;
                     Facts::one(EndRequested { orchestration_id: id.clone(), reason })
                 }
-                Phase::Ending { .. } => Facts::none(),
+                Some(Phase::Ending { .. }) => Facts::none(),
                 _ => return Ok((Facts::none(), true)),
             };
             Ok((facts, false))

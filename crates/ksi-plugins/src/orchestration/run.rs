@@ -10,11 +10,34 @@ use super::{
     pattern::{Role, Scene, Unfillable},
 };
 
-/// All orchestrations, by id.
+/// Orchestrations, by id.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Orchestrations {
+    /// Those under way, and those that ended before documents were kept.
     pub(super) runs: BTreeMap<String, Run>,
+    /// Whether what ends goes into documents.
+    #[serde(default)]
+    pub(super) archives: bool,
+    /// Callers' keys, for a week.
+    #[serde(default)]
+    pub(super) keys: BTreeMap<String, Known>,
 }
+
+/// What a caller's key stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Known {
+    pub(super) orchestration_id: String,
+    at: Millis,
+}
+
+impl Known {
+    /// What the key of this one stands for.
+    pub(super) fn of(run: &Run) -> Self {
+        Self { orchestration_id: run.started.orchestration_id.clone(), at: run.started_at }
+    }
+}
+
+const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 /// One orchestration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -82,23 +105,30 @@ pub(super) struct About {
 }
 
 impl Orchestrations {
+    /// One that the state holds.
     pub(super) fn run(&self, id: &str) -> Result<&Run> {
-        self.runs.get(id).ok_or_else(|| {
-            Error::not_found(format!("there is no orchestration `{id}`"))
-                .hint("`orchestration:list` names those there are")
-        })
+        self.runs.get(id).ok_or_else(|| missing(id))
     }
 
     /// The one that was started with this key.
-    pub(super) fn of_key(&self, key: &str) -> Option<&Run> {
-        self.runs.values().find(|run| run.started.idempotency_key.as_deref() == Some(key))
+    pub(super) fn of_key(&self, key: &str, now: Millis) -> Option<&str> {
+        let known = self.keys.get(key).filter(|known| now < known.at.plus(WEEK_MS))?;
+        Some(&known.orchestration_id)
     }
 
-    fn change(&mut self, id: &str) -> Result<&mut Run, Fault> {
+    pub(super) fn change(&mut self, id: &str) -> Result<&mut Run, Fault> {
         self.runs.get_mut(id).ok_or_else(|| Fault(format!("`{id}` was never started")))
     }
 
-    pub(super) fn started(&mut self, fact: &Started, stamp: &Stamp, _: &mut Out) -> Folded {
+    pub(super) fn started(&mut self, fact: &Started, stamp: &Stamp, out: &mut Out) -> Folded {
+        if fact.archives {
+            self.begin_archive(out);
+        }
+        self.keys.retain(|_, known| stamp.at < known.at.plus(WEEK_MS));
+        if let Some(key) = &fact.idempotency_key {
+            let orchestration_id = fact.orchestration_id.clone();
+            self.keys.insert(key.clone(), Known { orchestration_id, at: stamp.at });
+        }
         let run = Run {
             started: fact.clone(),
             started_at: stamp.at,
@@ -120,21 +150,18 @@ impl Orchestrations {
         Ok(())
     }
 
-    pub(super) fn finished(&mut self, fact: &Finished, _: &Stamp, _: &mut Out) -> Folded {
-        self.change(&fact.orchestration_id)?.phase = Phase::Finished(fact.totals.clone());
-        Ok(())
+    pub(super) fn finished(&mut self, fact: &Finished, _: &Stamp, out: &mut Out) -> Folded {
+        self.end(&fact.orchestration_id, Phase::Finished(fact.totals.clone()), out)
     }
 
-    pub(super) fn failed(&mut self, fact: &Failed, _: &Stamp, _: &mut Out) -> Folded {
+    pub(super) fn failed(&mut self, fact: &Failed, _: &Stamp, out: &mut Out) -> Folded {
         let Failed { error, hint, totals, .. } = fact.clone();
-        self.change(&fact.orchestration_id)?.phase = Phase::Failed { error, hint, totals };
-        Ok(())
+        self.end(&fact.orchestration_id, Phase::Failed { error, hint, totals }, out)
     }
 
-    pub(super) fn terminated(&mut self, fact: &Terminated, _: &Stamp, _: &mut Out) -> Folded {
+    pub(super) fn terminated(&mut self, fact: &Terminated, _: &Stamp, out: &mut Out) -> Folded {
         let Terminated { reason, totals, .. } = fact.clone();
-        self.change(&fact.orchestration_id)?.phase = Phase::Terminated { reason, totals };
-        Ok(())
+        self.end(&fact.orchestration_id, Phase::Terminated { reason, totals }, out)
     }
 
     /// What should run: the next turn, or the end.
@@ -151,7 +178,13 @@ impl Orchestrations {
     }
 }
 
-type Folded = Result<(), Fault>;
+/// There is none of this id.
+pub(super) fn missing(id: &str) -> Error {
+    Error::not_found(format!("there is no orchestration `{id}`"))
+        .hint("`orchestration:list` names those there are")
+}
+
+pub(super) type Folded = Result<(), Fault>;
 
 impl From<Unfillable> for Error {
     fn from(error: Unfillable) -> Self {
@@ -241,6 +274,7 @@ mod tests {
             vars: BTreeMap::from([("topic".into(), "Is P=NP?".into())]),
             model: "scripted".into(),
             idempotency_key: None,
+            archives: false,
         };
         let turns = (1..=turns).map(taken).collect();
         Run { started, started_at: Millis(1_000), origin: Arc::default(), turns, phase }

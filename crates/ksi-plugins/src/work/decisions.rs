@@ -3,12 +3,13 @@
 use ksi_kernel::{Error, Facts, Millis, Result};
 
 use super::{
+    archive::Past,
     facts::{
         Cancelled, Completed, Enclosed, Envelope, Failed, Queued, Response, Retrying, Started,
     },
     provider::{Failure, Message, Outcome, Request},
     retry::{self, Verdict},
-    state::{Open, Stage, Work},
+    state::{Open, Stage, Turn, Work},
 };
 
 /// An attempt that has begun.
@@ -30,13 +31,13 @@ impl Work {
             Some(id) => (Facts::none(), id.to_owned()),
             None => {
                 let id = asked.request_id.clone();
-                (Facts::one(asked), id)
+                (Facts::one(Queued { archives: !self.archives, ..asked }), id)
             }
         }
     }
 
-    /// Begins the next attempt.
-    pub fn start(&self, id: &str, now: Millis) -> Result<(Facts, Attempt)> {
+    /// Begins the next attempt, behind what was said before.
+    pub fn start(&self, id: &str, past: &Past, now: Millis) -> Result<(Facts, Attempt)> {
         let open = self.find(id)?;
         let Queued { conversation_id, timeout_ms, .. } = &open.asked;
         let attempt = open.attempts + 1;
@@ -44,10 +45,12 @@ impl Work {
             request_id: id.to_owned(),
             conversation_id: conversation_id.clone(),
             attempt,
+            turns: past.turns.len(),
+            began: past.began.map(|at| at.0),
         };
         let call = Attempt {
             provider: open.asked.provider.clone(),
-            request: self.request(open, attempt),
+            request: open.request(past, attempt),
             deadline: open.counts_from(now).plus(*timeout_ms),
         };
         Ok((Facts::one(started), call))
@@ -88,13 +91,14 @@ impl Work {
 
     /// Cancels a request that is queued or running; returns its conversation.
     pub fn cancel(&self, id: &str, reason: Option<String>) -> Result<(Facts, String)> {
-        if self.finished.contains_key(id) {
-            return Err(Error::conflict(format!("request `{id}` has ended already"))
-                .hint("`completion:status` says how"));
-        }
         let conversation_id = self.find(id)?.asked.conversation_id.clone();
         let (request_id, conversation) = (id.to_owned(), conversation_id.clone());
         Ok((Facts::one(Cancelled { request_id, conversation_id, reason }), conversation))
+    }
+
+    /// Whose turn an open request is.
+    pub fn conversation_of(&self, id: &str) -> Result<String> {
+        self.find(id).map(|open| open.asked.conversation_id.clone())
     }
 
     fn find(&self, id: &str) -> Result<&Open> {
@@ -105,10 +109,22 @@ impl Work {
         };
         self.open.get(id).ok_or_else(missing)
     }
+}
 
-    fn request(&self, open: &Open, attempt: u32) -> Request {
-        let asked = open.asked.clone();
-        let mut messages = self.history(&asked.conversation_id);
+/// What was said, as messages.
+pub(super) fn messages(turns: &[Turn]) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for turn in turns {
+        messages.extend(turn.messages.iter().cloned());
+        messages.push(Message::assistant(&turn.text));
+    }
+    messages
+}
+
+impl Open {
+    fn request(&self, past: &Past, attempt: u32) -> Request {
+        let asked = self.asked.clone();
+        let mut messages = messages(&past.turns);
         messages.extend(asked.messages);
         Request {
             request_id: asked.request_id,
@@ -124,19 +140,6 @@ impl Work {
         }
     }
 
-    /// What was said in a conversation so far.
-    pub(super) fn history(&self, conversation: &str) -> Vec<Message> {
-        let turns = self.conversations.get(conversation).map(|c| c.turns.as_slice());
-        let mut messages = Vec::new();
-        for turn in turns.unwrap_or_default() {
-            messages.extend(turn.messages.iter().cloned());
-            messages.push(Message::assistant(&turn.text));
-        }
-        messages
-    }
-}
-
-impl Open {
     fn completed(&self, outcome: Outcome, now: Millis) -> Completed {
         let Queued { request_id, conversation_id, model, provider, client_id, .. } =
             self.asked.clone();

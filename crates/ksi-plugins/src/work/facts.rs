@@ -56,6 +56,13 @@ pub struct Queued {
     /// Whatever the caller wants to stand beside the request.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub metadata: Value,
+    /// From here on what ends is kept in documents: the first request after an upgrade says so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub archives: bool,
+}
+
+fn is_false(yes: &bool) -> bool {
+    !yes
 }
 
 /// An attempt began
@@ -67,6 +74,12 @@ pub struct Started {
     pub conversation_id: String,
     /// Which attempt, from 1 on; also those count that the daemon's end cut short.
     pub attempt: u32,
+    /// How many turns were taken before this one.
+    #[serde(default)]
+    pub turns: usize,
+    /// When the conversation began, in milliseconds since the epoch; absent if with this request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<u64>,
 }
 
 /// An attempt failed and another will follow

@@ -5,9 +5,10 @@
 //! conversation, which has one turn at a time, and at the gate of its provider.
 //!
 //! In reading order: [`facts`], what happens; [`state`], how that changes the queue and what
-//! then runs; `decisions` and `perform`, how a request goes on; [`retry`]; [`provider`], what
-//! answers.
+//! then runs; `archive`, where it goes when it has ended; `decisions` and `perform`, how a request
+//! goes on; [`retry`]; [`provider`], what answers.
 
+mod archive;
 mod decisions;
 pub mod facts;
 mod local;
@@ -22,7 +23,7 @@ mod which;
 
 use std::sync::Arc;
 
-use ksi_kernel::{Ctx, Plugin};
+use ksi_kernel::{Ctx, Fault, Plugin};
 
 use self::{
     facts::{
@@ -44,6 +45,9 @@ pub fn plugin(settings: Arc<Settings>) -> Plugin<Work> {
     let providers = Providers::new(vec![Arc::new(Local::new(settings)), Arc::new(scripted)]);
     with(&Arc::new(Desk { providers: Arc::new(providers), default_model }))
 }
+
+/// The shape of the state: the first one held all that had ended.
+const VERSION: u16 = 2;
 
 fn with(desk: &Arc<Desk>) -> Plugin<Work> {
     let (later, now, listing) = (desk.clone(), desk.clone(), desk.clone());
@@ -77,6 +81,10 @@ fn with(desk: &Arc<Desk>) -> Plugin<Work> {
         .fold(Work::completed)
         .fold(Work::failed)
         .fold(Work::cancelled)
+        .upgrade(VERSION, |_, older| {
+            // What is new has defaults: nothing is in documents yet.
+            serde_json::from_str(older).map_err(|error| Fault(error.to_string()))
+        })
         .drive(Work::wanted, move |cx, request_id, _epoch, effect| {
             perform::perform(cx, performing.clone(), request_id, effect)
         })

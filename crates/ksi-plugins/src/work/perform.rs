@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use ksi_kernel::{Code, Ctx, Millis, Result};
 
 use super::{
+    archive,
     decisions::Attempt,
     facts::{CHUNK, Chunk, PROGRESS, Progress},
     provider::{BoxFuture, Description, Failure, Outcome, Providers, Request, Sink},
@@ -27,7 +28,9 @@ pub(super) async fn perform(
     effect: Complete,
 ) -> Result<()> {
     let cx = cx.on_behalf_of(effect.origin);
-    let attempt = cx.decide(|work, now| work.start(&request_id, now)).await?;
+    let conversation = cx.read(|work| work.conversation_of(&request_id)).await??;
+    let past = archive::past(&cx, &conversation).await?;
+    let attempt = cx.decide(|work, now| work.start(&request_id, &past, now)).await?;
     let outcome = answer(&cx, &providers, attempt).await;
     let random = fastrand::u64(..);
     cx.decide(|work, now| work.report(&request_id, outcome, random, now)).await

@@ -1,10 +1,14 @@
 //! Looking at requests, conversations and providers.
 
-use ksi_kernel::{Ctx, Error, Millis, Result};
+use std::collections::BTreeMap;
+
+use ksi_kernel::{Ctx, Error, Millis, Result, Seq};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    archive::{self, Archived, Rested},
+    decisions::messages,
     facts::Reason,
     provider::{Description, Message},
     requests::Desk,
@@ -228,15 +232,33 @@ const LIMIT: usize = 100;
 /// Answers `completion:status`.
 pub async fn status(cx: Ctx<Work>, req: StatusOf) -> Result<Answer> {
     let Some(id) = req.request_id else { return Ok(Answer::All(cx.read(Work::counts).await?)) };
-    let found = cx.read(|work| work.status(&id)).await?;
+    let found = match cx.read(|work| work.status(&id)).await? {
+        None => ended(&cx, &id).await?,
+        found => found,
+    };
     let missing = || Error::not_found(format!("there is no request `{id}`")).at("request_id");
     found.map(Answer::One).ok_or_else(missing)
 }
 
+/// How this request ended, if documents say so.
+pub(super) async fn ended(cx: &Ctx<Work>, id: &str) -> Result<Option<Summary>> {
+    let filed = archive::filed(cx, id).await?;
+    Ok(filed.map(|filed| filed.finished.summary(&filed.request_id)))
+}
+
 /// Answers `completion:list`.
 pub async fn list(cx: Ctx<Work>, req: List) -> Result<Listed> {
-    let limit = req.limit.unwrap_or(LIMIT);
-    let completions = cx.read(|work| work.list(req.status, limit)).await?;
+    let (status, limit) = (req.status, req.limit.unwrap_or(LIMIT));
+    // The state first: what ends meanwhile is then seen there, and not a second time.
+    let mut all = cx.read(|work| work.list(status)).await?;
+    let filed = cx.journal(move |journal| archive::newest(journal, status, limit)).await?;
+    let filed = filed
+        .into_iter()
+        .map(|filed| (filed.finished.accepted, filed.finished.summary(&filed.request_id)));
+    all.extend(filed);
+    all.sort_by(|(a, one), (b, other)| (b, &one.request_id).cmp(&(a, &other.request_id)));
+    all.dedup_by(|(_, later), (_, earlier)| later.request_id == earlier.request_id);
+    let completions: Vec<_> = all.into_iter().take(limit).map(|(_, one)| one).collect();
     Ok(Listed { count: completions.len(), completions })
 }
 
@@ -256,7 +278,18 @@ pub fn providers(desk: &Desk, req: &ListProviders) -> Result<ProvidersListed> {
 
 /// Answers `conversation:list`.
 pub async fn conversations(cx: Ctx<Work>, req: ListConversations) -> Result<ConversationsListed> {
-    let mut all = cx.read(Work::conversation_summaries).await?;
+    let live = cx.read(Work::conversation_summaries).await?;
+    let rested = cx.journal(archive::conversations).await?;
+    let mut by_id: BTreeMap<_, _> = rested
+        .into_iter()
+        .map(|(id, rested)| (id.clone(), ConversationSummary::of(id, &rested)))
+        .collect();
+    for mut one in live {
+        let rested = by_id.get(&one.conversation_id);
+        rested.into_iter().for_each(|rested| one.goes_on(rested.created_at, rested.turns));
+        by_id.insert(one.conversation_id.clone(), one);
+    }
+    let mut all: Vec<_> = by_id.into_values().collect();
     let total = all.len();
     all.sort_by_key(|one| {
         let key = match req.sort_by {
@@ -278,17 +311,32 @@ pub async fn conversations(cx: Ctx<Work>, req: ListConversations) -> Result<Conv
 pub async fn conversation(cx: Ctx<Work>, req: GetConversation) -> Result<WholeConversation> {
     let id = req.conversation_id.or(req.session_id);
     let id = id.ok_or_else(|| Error::bad_params("it is missing").at("conversation_id"))?;
-    let found = cx.read(|work| work.whole_conversation(&id)).await?;
+    let live = cx.read(|work| work.conversations.get(&id).cloned()).await?;
+    let name = id.clone();
+    let (rested, mut turns) = cx.journal(move |journal| archive::rested(journal, &name)).await?;
     let missing = || {
         Error::not_found(format!("there is no conversation `{id}`"))
             .at("conversation_id")
             .hint("`conversation:list` shows what there is")
     };
-    found.ok_or_else(missing)
+    let live = live.or_else(|| rested.map(Conversation::from)).ok_or_else(missing)?;
+    // Those of before documents were kept may have gone into them just now.
+    if !live.turns.is_empty() {
+        turns = live.turns;
+    }
+    Ok(WholeConversation {
+        created_at: rested.map_or(live.created, |rested| rested.created).0,
+        updated_at: live.updated.0,
+        messages: messages(&turns),
+        turns,
+        open: live.lane.into(),
+        session_id: id.clone(),
+        conversation_id: id,
+    })
 }
 
 impl Work {
-    /// One request, whether open or ended.
+    /// One request, open or ended, if the state holds it.
     pub(super) fn status(&self, id: &str) -> Option<Summary> {
         if let Some(open) = self.open.get(id) {
             return Some(self.open_summary(open));
@@ -296,8 +344,9 @@ impl Work {
         self.finished.get(id).map(|finished| finished.summary(id))
     }
 
-    fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+    pub(super) fn counts(&self) -> Counts {
+        let Archived { completed, failed, cancelled } = self.archived;
+        let mut counts = Counts { completed, failed, cancelled, ..Counts::default() };
         let open = self.open.values().map(Open::status);
         for status in open.chain(self.finished.values().map(Finished::status)) {
             *match status {
@@ -312,13 +361,12 @@ impl Work {
         counts
     }
 
-    fn list(&self, status: Option<Status>, limit: usize) -> Vec<Summary> {
-        let open = self.open.iter().map(|(id, open)| (open.seq, open.status(), id));
-        let ended = self.finished.iter().map(|(id, one)| (one.accepted, one.status(), id));
-        let asked_for = |(_, found, _): &(_, Status, _)| status.is_none_or(|s| s == *found);
-        let mut all: Vec<_> = open.chain(ended).filter(asked_for).collect();
-        all.sort_by_key(|(accepted, ..)| std::cmp::Reverse(*accepted));
-        all.into_iter().take(limit).filter_map(|(.., id)| self.status(id)).collect()
+    /// What the state holds, each with where it was accepted.
+    fn list(&self, status: Option<Status>) -> Vec<(Seq, Summary)> {
+        let open = self.open.values().map(|open| (open.seq, self.open_summary(open)));
+        let ended = self.finished.iter().map(|(id, one)| (one.accepted, one.summary(id)));
+        let asked_for = |(_, one): &(Seq, Summary)| status.is_none_or(|s| s == one.status);
+        open.chain(ended).filter(asked_for).collect()
     }
 
     fn open_summary(&self, open: &Open) -> Summary {
@@ -336,29 +384,35 @@ impl Work {
     }
 
     fn conversation_summaries(&self) -> Vec<ConversationSummary> {
-        let summary = |(id, conversation): (&String, &Conversation)| ConversationSummary {
+        let summary = |(id, one): (&String, &Conversation)| ConversationSummary {
             conversation_id: id.clone(),
             session_id: id.clone(),
-            created_at: conversation.created.0,
-            updated_at: conversation.updated.0,
-            turns: conversation.turns.len(),
-            open: conversation.lane.len(),
+            created_at: one.created.0,
+            updated_at: one.updated.0,
+            turns: one.before.unwrap_or_default() + one.turns.len(),
+            open: one.lane.len(),
         };
         self.conversations.iter().map(summary).collect()
     }
+}
 
-    fn whole_conversation(&self, id: &str) -> Option<WholeConversation> {
-        let Conversation { created: Millis(created_at), updated, turns, lane } =
-            self.conversations.get(id)?.clone();
-        Some(WholeConversation {
-            conversation_id: id.to_owned(),
-            session_id: id.to_owned(),
-            created_at,
-            updated_at: updated.0,
-            turns,
-            messages: self.history(id),
-            open: lane.into(),
-        })
+impl ConversationSummary {
+    fn of(id: String, rested: &Rested) -> Self {
+        let Rested { created: Millis(created_at), updated: Millis(updated_at), turns } = *rested;
+        let session_id = id.clone();
+        Self { conversation_id: id, session_id, created_at, updated_at, turns, open: 0 }
+    }
+
+    /// It had come to rest before, having begun then and with so many turns.
+    fn goes_on(&mut self, created_at: u64, turns: usize) {
+        self.created_at = self.created_at.min(created_at);
+        self.turns = self.turns.max(turns);
+    }
+}
+
+impl From<Rested> for Conversation {
+    fn from(Rested { created, updated, .. }: Rested) -> Self {
+        Conversation { created, updated, ..Conversation::default() }
     }
 }
 

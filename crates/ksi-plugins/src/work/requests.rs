@@ -9,9 +9,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
+    archive,
     facts::{Cancelled, Completed, ENDINGS, Failed, Queued},
     provider::{Message, Providers, Role},
-    queries::Status,
+    queries::{self, Status, Summary},
     retry::Policy,
     state::Work,
     which,
@@ -123,22 +124,41 @@ pub async fn ask_now(cx: Ctx<Work>, desk: Arc<Desk>, ask: Ask) -> Result<Complet
 pub async fn cancel(cx: Ctx<Work>, req: Cancel) -> Result<Accepted> {
     let Cancel { request_id, reason } = req;
     let cancel = |work: &Work, _| work.cancel(&request_id, reason);
-    let conversation_id = cx.decide(cancel).await?;
+    let conversation_id = match cx.decide(cancel).await {
+        Err(error) if error.code == Code::NotFound => {
+            let ended = queries::ended(&cx, &request_id).await?;
+            let why = format!("request `{request_id}` has ended already");
+            let conflict = Error::conflict(why).hint("`completion:status` says how");
+            return Err(ended.map_or(error, |_| conflict));
+        }
+        cancelled => cancelled?,
+    };
     Ok(Accepted { request_id, status: Status::Cancelled, conversation_id })
 }
 
 async fn accept(cx: &Ctx<Work>, asked: Queued) -> Result<Accepted> {
-    cx.decide(|work, now| {
-        let conversation_id = asked.conversation_id.clone();
+    let conversation_id = asked.conversation_id.clone();
+    let new = asked.request_id.clone();
+    let decided = cx.decide(|work, now| {
         let (facts, request_id) = work.accept(asked, now);
         let known = work.status(&request_id);
-        let (status, conversation_id) = match known {
-            Some(known) => (known.status, known.conversation_id),
-            None => (Status::Queued, conversation_id),
-        };
-        Ok((facts, Accepted { request_id, status, conversation_id }))
-    })
-    .await
+        Ok((facts, (request_id, known)))
+    });
+    let (request_id, known) = decided.await?;
+    if request_id == new {
+        return Ok(Accepted { request_id, status: Status::Queued, conversation_id });
+    }
+    let known = match known {
+        None => queries::ended(cx, &request_id).await?,
+        known => known,
+    };
+    let Summary { status, conversation_id, .. } = known.ok_or_else(|| gone(&request_id))?;
+    Ok(Accepted { request_id, status, conversation_id })
+}
+
+fn gone(id: &str) -> Error {
+    let why = format!("how request `{id}` ended is no longer in the journal");
+    Error::not_found(why).hint("old facts go when the journal has become large")
 }
 
 /// Lets the caller's connection hear how its request ends, whatever it subscribes to.
@@ -159,14 +179,14 @@ fn follow(cx: &Ctx<Work>, asked: &Queued) -> Result<()> {
 /// How a request ended that did so earlier.
 async fn ending(cx: &Ctx<Work>, id: &str) -> Result<Completed> {
     let seq = cx.read(|work| work.finished.get(id).map(|finished| finished.seq)).await?;
-    let gone = || {
-        let why = format!("how request `{id}` ended is no longer in the journal");
-        Error::not_found(why).hint("old facts go when the journal has become large")
+    let seq = match seq {
+        None => archive::filed(cx, id).await?.map(|filed| filed.finished.seq),
+        seq => seq,
     };
-    let seq = seq.ok_or_else(gone)?;
+    let seq = seq.ok_or_else(|| gone(id))?;
     let query = Query { until: Some(seq), ..Query::page(Seq(seq.0 - 1), 1) };
     let found = cx.journal(move |journal| journal.read(&query)).await?;
-    let record = found.into_iter().next().ok_or_else(gone)?;
+    let record = found.into_iter().next().ok_or_else(|| gone(id))?;
     outcome(&record.name, record.data.get())
 }
 
@@ -234,6 +254,7 @@ impl Desk {
             retry,
             client_id: ask.client_id,
             metadata: ask.metadata,
+            archives: false,
         })
     }
 }

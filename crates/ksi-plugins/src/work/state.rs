@@ -2,7 +2,7 @@
 //!
 //! A request waits in the lane of its conversation until it is first there, then for room at its
 //! gate, in the order of acceptance; a fold that makes room admits the next one. What is admitted
-//! runs.
+//! runs. What has ended leaves the state and is kept in documents: see [`archive`](super::archive).
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    archive::Archived,
     facts::{Cancelled, Completed, Failed, Queued, Reason, Retrying, Started},
     provider::Message,
 };
@@ -23,9 +24,16 @@ use super::{
 pub struct Work {
     /// Accepted and not ended.
     pub(super) open: BTreeMap<String, Open>,
-    /// Ended.
+    /// Ended before documents were kept.
     pub(super) finished: BTreeMap<String, Finished>,
+    /// Those with requests under way, and those of before documents were kept.
     pub(super) conversations: BTreeMap<String, Conversation>,
+    /// Whether what ends goes into documents.
+    #[serde(default)]
+    pub(super) archives: bool,
+    /// How many requests are in documents.
+    #[serde(default)]
+    pub(super) archived: Archived,
     gates: BTreeMap<String, Admission>,
     keys: Keys,
 }
@@ -82,12 +90,16 @@ pub enum Ended {
     Cancelled,
 }
 
-/// Turns in order, and the lane of those to come.
+/// A conversation, and the lane of its turns to come.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Conversation {
     pub(super) created: Millis,
     pub(super) updated: Millis,
+    /// Turns that are not in documents.
     pub(super) turns: Vec<Turn>,
+    /// How many turns are in documents, once an attempt has looked there.
+    #[serde(default)]
+    pub(super) before: Option<usize>,
     /// Requests that are open, in order; only the first may run.
     pub(super) lane: VecDeque<String>,
 }
@@ -138,6 +150,9 @@ impl Work {
         if self.open.contains_key(id) || self.finished.contains_key(id) {
             return Err(Fault(format!("request {id} was accepted twice")));
         }
+        if fact.archives {
+            self.begin_archive(out);
+        }
         self.keys.forget_before(stamp.at);
         if let Some(hash) = &fact.idempotency {
             self.keys.remember(hash, id, stamp.at);
@@ -176,6 +191,7 @@ impl Work {
         open.since = Some(open.counts_from(stamp.at));
         open.attempts = fact.attempt;
         open.stage = Stage::Running(stamp.at);
+        self.recall(fact);
         Ok(())
     }
 
@@ -196,18 +212,21 @@ impl Work {
             model: fact.model.clone(),
             at: stamp.at.0,
         };
-        if let Some(conversation) = self.conversations.get_mut(&fact.conversation_id) {
-            conversation.turns.push(turn);
-        }
+        self.take_turn(&fact.conversation_id, turn, stamp, out);
+        self.rest(&fact.conversation_id, out);
         Ok(())
     }
 
     pub(super) fn failed(&mut self, fact: &Failed, stamp: &Stamp, out: &mut Out) -> Folded {
-        self.end(&fact.request_id, Ended::Failed(fact.error.clone()), stamp, out).map(drop)
+        self.end(&fact.request_id, Ended::Failed(fact.error.clone()), stamp, out)?;
+        self.rest(&fact.conversation_id, out);
+        Ok(())
     }
 
     pub(super) fn cancelled(&mut self, fact: &Cancelled, stamp: &Stamp, out: &mut Out) -> Folded {
-        self.end(&fact.request_id, Ended::Cancelled, stamp, out).map(drop)
+        self.end(&fact.request_id, Ended::Cancelled, stamp, out)?;
+        self.rest(&fact.conversation_id, out);
+        Ok(())
     }
 
     /// What is admitted runs, and nothing else.
@@ -252,7 +271,7 @@ impl Work {
             model: open.asked.model.clone(),
             attempts: open.attempts,
         };
-        self.finished.insert(id.to_owned(), finished);
+        self.put_away(id.to_owned(), finished, out);
         if let Some(gate) = self.gates.get_mut(&open.asked.gate) {
             gate.admitted.remove(id);
             gate.next.remove(&(open.seq, id.to_owned()));

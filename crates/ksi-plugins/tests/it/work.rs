@@ -1,5 +1,6 @@
 //! Completions over a whole kernel, answered by scripts.
 
+mod archive;
 mod harness;
 mod local;
 mod queue;

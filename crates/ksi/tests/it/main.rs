@@ -5,7 +5,9 @@
 mod children;
 mod crash;
 mod daemon;
+mod degraded;
 mod events;
+mod golden;
 mod identity;
 mod idle;
 mod lifecycle;
