@@ -63,6 +63,18 @@ pub fn all(settings: Settings) -> Vec<AnyPlugin> {
     plugins.into_iter().chain(for_tests).collect()
 }
 
+/// The version to say, which a test may choose.
+#[cfg(feature = "testing")]
+pub fn version(own: &'static str) -> &'static str {
+    std::env::var("KSI_TEST_VERSION").map_or(own, |text| &*text.leak())
+}
+
+/// The version to say.
+#[cfg(not(feature = "testing"))]
+pub fn version(own: &'static str) -> &'static str {
+    own
+}
+
 /// What tests add, when they ask for it.
 #[cfg(feature = "testing")]
 fn for_tests(settings: &Arc<Settings>) -> Option<AnyPlugin> {

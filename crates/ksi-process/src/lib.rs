@@ -53,6 +53,7 @@ pub use identity::Identity;
 pub use limits::Limits;
 pub use os::peer::Peer;
 pub use os::process::ProcessId;
+pub use os::watch::Watch;
 pub use output::{Cap, CappedLines, Tail, tail};
 pub use report::Exit;
 

@@ -14,3 +14,4 @@ pub(crate) mod limits;
 pub(crate) mod peer;
 pub(crate) mod process;
 pub(crate) mod wake;
+pub(crate) mod watch;

@@ -9,6 +9,7 @@ mod calls;
 mod connection;
 mod guest;
 mod order;
+mod place;
 mod server;
 #[cfg(feature = "testing")]
 pub mod testing;

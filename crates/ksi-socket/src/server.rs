@@ -10,7 +10,7 @@ use std::{
 use ksi_kernel::Kernel;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
-use crate::{Admit, connection::Connection};
+use crate::{Admit, connection::Connection, place::Place};
 
 /// So many clients may have connected before they are accepted.
 const BACKLOG: u32 = 1024;
@@ -70,12 +70,37 @@ impl Server {
     /// The caller holds the daemon's lock, so a socket that is there was left behind and is removed.
     /// Must be called on a tokio runtime.
     pub fn bind(path: &Path) -> Result<Server, BindError> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        make_folder(folder.unwrap_or(Path::new(".")))?;
+        make_folder(folder_of(path))?;
         remove_stale(path)?;
         let (listener, file) =
             listen(path).map_err(|source| BindError::Bind { path: path.to_owned(), source })?;
         Ok(Server { listener, file })
+    }
+
+    /// Listens anew if the socket's file is gone, unless somebody else's has taken its place.
+    fn mend(&mut self, place: &mut Place) {
+        let path = self.file.path.clone();
+        if self.file.is_there() {
+            return place.is_well();
+        }
+        match self.listen_anew(&path) {
+            Ok(()) => {
+                tracing::warn!(path = %path.display(), "the socket was gone and is made anew")
+            }
+            Err(error) => place.is_lost(&error),
+        }
+        place.watch_again(&path);
+    }
+
+    fn listen_anew(&mut self, path: &Path) -> Result<(), BindError> {
+        make_folder(folder_of(path))?;
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(BindError::Occupied { path: path.to_owned() });
+        }
+        remove_stale(path)?;
+        let bind = |source| BindError::Bind { path: path.to_owned(), source };
+        (self.listener, self.file) = listen(path).map_err(bind)?;
+        Ok(())
     }
 
     /// Where it listens.
@@ -95,11 +120,19 @@ impl Server {
     ///   `monitor:lagged {"missed":n}` when it was so slow that signals were lost, and
     ///   `system:shutdown_notification`, once, whatever it subscribes to.
     /// - Who does not read is not read from, and costs a bounded amount of memory.
-    pub async fn run(self, kernel: Kernel, admit: Admit) {
+    /// - A socket whose file is removed is made anew; who is connected notices nothing.
+    pub async fn run(mut self, kernel: Kernel, admit: Admit) {
         let mut closing = pin!(kernel.ending().closing());
+        let mut place = Place::watch(&self.file.path);
+        // It may have gone before it was watched.
+        self.mend(&mut place);
         loop {
             let accepted = tokio::select! {
                 () = &mut closing => return,
+                () = place.changed() => {
+                    self.mend(&mut place);
+                    continue;
+                }
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
@@ -121,6 +154,10 @@ fn start(kernel: &Kernel, admit: &Admit, stream: UnixStream) {
         let guest = admit(&stream);
         Connection::new(connected, stream, guest).serve().await;
     });
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn make_folder(folder: &Path) -> Result<(), BindError> {
@@ -159,9 +196,15 @@ struct SocketFile {
     inode: (u64, u64),
 }
 
+impl SocketFile {
+    fn is_there(&self) -> bool {
+        inode(&self.path).is_ok_and(|found| found == self.inode)
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|found| found == self.inode) {
+        if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -41,6 +41,17 @@ pub(crate) enum Command {
     },
     /// Stop the daemon; work that has not finished goes on at the next start.
     Stop,
+    /// Stop the daemon if it runs, and start this version of it.
+    Restart,
+    /// Print what the daemon has logged in the background.
+    Logs {
+        /// Go on as more comes, until Ctrl-C.
+        #[arg(short, long)]
+        follow: bool,
+        /// So many of the last lines.
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: usize,
+    },
     /// Say whether the daemon runs; exit code 3 when it does not.
     Status,
     /// Say how the daemon is; exit code 1 when something is wrong.

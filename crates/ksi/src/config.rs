@@ -5,6 +5,8 @@ use std::{io::ErrorKind, path::Path};
 use anyhow::Context;
 use serde::Deserialize;
 
+use crate::log::Keep;
+
 /// What `config.toml` may say; every line is optional.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -14,6 +16,9 @@ pub(crate) struct Config {
     /// The local model.
     #[serde(default)]
     pub(crate) local: Local,
+    /// The log of a daemon in the background.
+    #[serde(default)]
+    pub(crate) log: Keep,
 }
 
 /// The local model's settings.

@@ -1,17 +1,19 @@
 //! The way to the daemon: connect, or start it first.
 
-use std::{fs::File, io::ErrorKind, path::PathBuf, time::Duration};
+use std::{cell::Cell, fs::File, io::ErrorKind, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use ksi_process::{Environment, NotReady, Shim, spawn_detached};
 use ksi_protocol::{Client, Code, ConnectError, Error, Paths, Pattern};
 use rustix::fs::{FlockOperation, flock};
-use serde::de::IgnoredAny;
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
     args::{Args, Format},
+    daemon::{LOG, VERSION},
     fail::no_home,
+    output::{harmless, say},
 };
 
 /// How long a daemon may take until it answers.
@@ -48,11 +50,20 @@ pub(crate) struct Cx {
     pub(crate) paths: Paths,
     pub(crate) format: Format,
     no_start: bool,
+    /// Whether the daemon's version was looked at, or does not matter.
+    pub(crate) compared: Cell<bool>,
+}
+
+/// What a command looks at in the daemon's health.
+#[derive(Deserialize)]
+struct Running {
+    version: String,
 }
 
 impl Cx {
     pub(crate) fn new(args: &Args) -> anyhow::Result<Cx> {
-        Ok(Cx { paths: Paths::discover()?, format: args.output, no_start: args.no_start })
+        let (paths, compared) = (Paths::discover()?, Cell::new(false));
+        Ok(Cx { paths, format: args.output, no_start: args.no_start, compared })
     }
 
     pub(crate) fn json(&self) -> bool {
@@ -61,17 +72,30 @@ impl Cx {
 
     /// The file that a daemon in the background logs to.
     pub(crate) fn log(&self) -> PathBuf {
-        self.paths.state.join("daemon.log")
+        self.paths.state.join(LOG)
     }
 
     /// A client, if the daemon runs: one that was just killed takes a connection, but no request.
     pub(crate) async fn running(&self) -> Result<Client, ConnectError> {
         let client = Client::connect(&self.paths.socket).await?;
-        match client.call::<IgnoredAny>("system:health", &json!({})).await {
+        match client.call::<Running>("system:health", &json!({})).await {
             Err(error) if error.code == Code::Unavailable => {
                 Err(ConnectError::Refused(self.paths.socket.clone()))
             }
-            _ => Ok(client),
+            Ok(Running { version }) => {
+                self.compare(&version);
+                Ok(client)
+            }
+            Err(_) => Ok(client),
+        }
+    }
+
+    /// Says once that the daemon is another program than this; programs read it in the status.
+    fn compare(&self, version: &str) {
+        if version != VERSION && !self.compared.replace(true) && !self.json() {
+            let version = harmless(version);
+            say(format!("note: the daemon is ksi {version}, and this is ksi {VERSION}"));
+            say("hint: `ksi restart` replaces it");
         }
     }
 

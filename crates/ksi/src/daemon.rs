@@ -14,7 +14,7 @@ use ksi_protocol::Paths;
 use ksi_socket::{Admit, Server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{admission, config::Config, fail::no_home};
+use crate::{admission, config::Config, fail::no_home, log::Log};
 
 /// How long running work may take to finish when the daemon is asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
@@ -22,14 +22,17 @@ const GRACE: Duration = Duration::from_secs(30);
 /// The journal's file in the state folder.
 pub(crate) const JOURNAL: &str = "journal.db";
 
+/// The log's file in the state folder, of a daemon in the background.
+pub(crate) const LOG: &str = "daemon.log";
+
 /// A snapshot is made whenever so many facts have come: so many a start folds in some 20 ms.
 const SNAPSHOT_EVERY: u64 = 10_000;
 
 /// Runs the daemon until it is told to stop.
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let readiness = Readiness::from_env();
-    log_to_stderr();
-    match Daemon::start().await {
+    let log = Log::start();
+    match Daemon::start(&log).await {
         Ok(daemon) => {
             readiness.ready();
             daemon.run().await
@@ -66,7 +69,7 @@ impl Signals {
 }
 
 impl Daemon {
-    async fn start() -> anyhow::Result<Daemon> {
+    async fn start(log: &Log) -> anyhow::Result<Daemon> {
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -77,6 +80,7 @@ impl Daemon {
             private_folder(folder)?;
         }
         let lock = lock::Lock::acquire(&paths.lock)?;
+        log.keep(&paths.state.join(LOG), config.log);
         let file = paths.state.join(JOURNAL);
         let opening = tokio::task::spawn_blocking(move || SqliteJournal::open(&file));
         let no_place = || format!("{} cannot keep locks of effects", paths.state.display());
@@ -130,11 +134,11 @@ impl Daemon {
     }
 }
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn settings(paths: &Paths, config: Config, shim: Shim) -> Settings {
     Settings {
-        version: VERSION,
+        version: ksi_plugins::version(VERSION),
         shim,
         default_model: config.model,
         models: paths.models.clone(),
@@ -152,12 +156,4 @@ pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     let what = || format!("the folder {} cannot be made", path.display());
     Ok(made.map_err(|why| no_home(what(), &why))?)
-}
-
-/// Logs to stderr; in the background that is the log file.
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("KSI_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let _ = subscriber.with_ansi(false).try_init();
 }

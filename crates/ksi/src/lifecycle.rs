@@ -1,4 +1,4 @@
-//! `ksi start stop status health`.
+//! `ksi start stop restart status health`.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -56,16 +56,40 @@ pub(crate) async fn start(cx: &Cx) -> anyhow::Result<ExitCode> {
 
 /// Stops the daemon and returns once its process is gone.
 pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
+    match end(cx).await? {
+        None if cx.json() => json(&json!({ "stopped": false }))?,
+        None => line("ksi is not running")?,
+        Some(pid) if cx.json() => json(&json!({ "stopped": true, "pid": pid }))?,
+        Some(pid) => line(format!("ksi has stopped (pid {pid})"))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stops the daemon if one runs, of whatever version, and starts this one.
+pub(crate) async fn restart(cx: &Cx) -> anyhow::Result<ExitCode> {
+    // It is replaced whatever its version.
+    cx.compared.set(true);
+    let before = end(cx).await?;
+    let (client, _) = cx.start().await?;
+    let health = ask(&client).await?;
+    let Health { pid, status, version, .. } = &health;
+    if cx.json() {
+        json(&json!({ "stopped": before, "pid": pid, "version": version, "status": status }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match before {
+        Some(before) => line(format!("ksi has restarted: pid {pid} instead of {before}"))?,
+        None => line(format!("ksi did not run and is started: pid {pid}"))?,
+    }
+    problems(&health)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the daemon, and returns once its process is gone; its pid, if there was one.
+async fn end(cx: &Cx) -> anyhow::Result<Option<u32>> {
     let client = match cx.running().await {
         Ok(client) => client,
-        Err(error) if not_running(&error) => {
-            if cx.json() {
-                json(&json!({ "stopped": false }))?;
-            } else {
-                line("ksi is not running")?;
-            }
-            return Ok(ExitCode::SUCCESS);
-        }
+        Err(error) if not_running(&error) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let pid = ask(&client).await?.pid;
@@ -81,12 +105,7 @@ pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
         let hint = format!("its log is {}", cx.log().display());
         return Err(Error::new(Code::Timeout, message).hint(hint).into());
     }
-    if cx.json() {
-        json(&json!({ "stopped": true, "pid": pid }))?;
-    } else {
-        line(format!("ksi has stopped (pid {pid})"))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(Some(pid))
 }
 
 /// Whether the process ended in time.

@@ -13,6 +13,8 @@ mod discover;
 mod events;
 mod fail;
 mod lifecycle;
+mod log;
+mod logs;
 mod look;
 mod models;
 mod output;
@@ -71,6 +73,8 @@ async fn dispatch(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Start { .. } => lifecycle::start(&cx).await,
         Command::Stop => lifecycle::stop(&cx).await,
+        Command::Restart => lifecycle::restart(&cx).await,
+        Command::Logs { follow, lines } => logs::logs(&cx, *lines, *follow).await,
         Command::Status => lifecycle::status(&cx).await,
         Command::Health => lifecycle::health(&cx).await,
         Command::Orchestrate(wish) => debate::orchestrate(&cx, wish).await,

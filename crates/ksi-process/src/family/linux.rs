@@ -42,7 +42,9 @@ struct Kin {
 struct Shim {
     /// Open, it is among the `ends`.
     _pidfd: OwnedFd,
-    lock: EffectLock,
+    /// None once nothing of its tree is left: who waits for it must not wait for the shim's entry,
+    /// which stays until somebody has waited for the shim.
+    lock: Option<EffectLock>,
     /// Its cgroup.
     leaf: Option<PathBuf>,
     identity: Arc<Identity>,
@@ -94,7 +96,7 @@ impl Family {
         let pidfd = id.hold()?.ok_or_else(gone)?;
         self.kin.ends.add(&pidfd, pid)?;
         let (over, wait) = oneshot::channel();
-        let (identity, over) = (Arc::new(identity), Some(over));
+        let (lock, identity, over) = (Some(lock), Arc::new(identity), Some(over));
         let shim = Shim { _pidfd: pidfd, lock, leaf, identity, over, ended: false };
         shims.insert(id, shim);
         Ok((id, child, wait))
@@ -179,7 +181,7 @@ impl Kin {
         let mut shims = self.shims();
         for (id, shim) in shims.iter_mut().filter(|(_, shim)| shim.ended) {
             let Some(over) = shim.over.take() else { continue };
-            if let Err(error) = shim.lock.remove() {
+            if let Some(Err(error)) = shim.lock.take().map(|lock| lock.remove()) {
                 tracing::warn!(pid = id.pid, %error, "the lock of an effect stays behind");
             }
             if let Some(leaf) = &shim.leaf {

@@ -202,3 +202,127 @@ fn a_stopped_daemon_leaves_no_log_that_the_next_start_must_read() {
     assert_eq!(std::fs::metadata(&log).map_or(0, |log| log.len()), 0);
     assert!(home.ok(&["emit", "state:get", "key=a"]).contains(r#""value": 1"#));
 }
+
+#[test]
+fn restart_replaces_the_daemon_and_starts_one_where_none_runs() {
+    let home = Home::new();
+    assert!(home.ok(&["restart"]).contains("did not run and is started"));
+    home.ok(&["emit", "state:set", "key=a", "value=1"]);
+    let before = home.json(&["health", "-o", "json"])["pid"].clone();
+    let restarted = home.json(&["restart", "-o", "json"]);
+    assert_eq!((&restarted["stopped"], &restarted["status"]), (&before, &json!("healthy")));
+    assert_ne!(restarted["pid"], before);
+    assert_eq!(home.json(&["health", "-o", "json"])["pid"], restarted["pid"]);
+    assert_eq!(home.json(&["emit", "state:get", "key=a"])["value"], 1);
+    assert!(home.ok(&["restart"]).contains("ksi has restarted: pid "));
+}
+
+#[test]
+fn a_daemon_of_another_version_is_named_once_and_restart_replaces_it() {
+    let home = Home::new();
+    let started = home.command(&["start"]).env("KSI_TEST_VERSION", "0.0.7").output().unwrap();
+    assert!(stderr(&started).contains("the daemon is ksi 0.0.7, and this is ksi"));
+    let emitted = home.ksi(&["emit", "state:list"]);
+    assert_eq!(code(&emitted), Some(0));
+    let note = stderr(&emitted);
+    assert_eq!(note.matches("0.0.7").count(), 1, "{note}");
+    assert!(note.contains("hint: `ksi restart` replaces it"), "{note}");
+    let for_programs = home.ksi(&["emit", "state:list", "-o", "json"]);
+    assert_eq!(stderr(&for_programs), "");
+    let restarted = home.ksi(&["restart"]);
+    assert_eq!((code(&restarted), stderr(&restarted).as_str()), (Some(0), ""));
+    assert_eq!(stderr(&home.ksi(&["emit", "state:list"])), "");
+}
+
+#[tokio::test]
+async fn a_socket_that_is_removed_is_made_anew_and_who_is_connected_notices_nothing() {
+    let home = Home::new();
+    let mut daemon = home.daemon().await;
+    let client = daemon.client().await;
+    let socket = home.path().join("run/daemon.sock");
+    std::fs::remove_file(&socket).unwrap();
+    daemon.wait_for("made anew").await;
+    assert_eq!(home.ok(&["--no-start", "health"]).trim(), "healthy");
+    // The folder goes with it.
+    std::fs::rename(home.path().join("run"), home.path().join("elsewhere")).unwrap();
+    daemon.wait_for("made anew").await;
+    assert_eq!(home.ok(&["--no-start", "health"]).trim(), "healthy");
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let health: Value = client.call("system:health", &json!({})).await.unwrap();
+    assert_eq!(health["pid"], daemon.pid());
+}
+
+#[tokio::test]
+async fn what_stands_in_the_sockets_place_is_left_alone_until_it_goes() {
+    let home = Home::new();
+    let mut daemon = home.daemon().await;
+    let socket = home.path().join("run/daemon.sock");
+    let other = home.path().join("run/notes");
+    std::fs::write(&other, "mine").unwrap();
+    std::fs::rename(&other, &socket).unwrap();
+    let line = daemon.wait_for("cannot be made anew yet").await;
+    assert!(line.contains("is in the way"), "{line}");
+    assert_eq!(std::fs::read_to_string(&socket).unwrap(), "mine");
+    std::fs::remove_file(&socket).unwrap();
+    daemon.wait_for("made anew").await;
+    assert_eq!(home.ok(&["--no-start", "health"]).trim(), "healthy");
+}
+
+#[test]
+fn the_log_is_kept_in_files_of_a_bounded_size_and_no_line_is_lost() {
+    let home = Home::new();
+    std::fs::create_dir_all(home.path().join("config")).unwrap();
+    let text = "[log]\nmax_bytes = 2000\nkeep_files = 50\n";
+    std::fs::write(home.path().join("config/config.toml"), text).unwrap();
+    home.ok(&["start"]);
+    for number in 0..60 {
+        home.ok(&["emit", "plugin:register", &format!("name=n{number}")]);
+    }
+    home.ok(&["stop"]);
+    let log = |number: usize| match number {
+        0 => home.path().join("state/daemon.log"),
+        number => home.path().join(format!("state/daemon.log.{number}")),
+    };
+    let files = (0..50).filter(|number| log(*number).exists()).count();
+    assert!(files > 3, "{files} files");
+    let mut all = String::new();
+    for number in (0..files).rev() {
+        let text = std::fs::read_to_string(log(number)).unwrap();
+        assert!(text.len() < 2500 && text.ends_with('\n'), "{} bytes", text.len());
+        all += &text;
+    }
+    let registered: Vec<_> = all.lines().filter(|line| line.contains(" registered ")).collect();
+    assert_eq!(registered.len(), 60);
+    for (number, line) in registered.iter().enumerate() {
+        assert!(line.contains(&format!("plugin=\"n{number}\"")), "{number}: {line}");
+    }
+    let mode = std::fs::metadata(log(0)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn logs_are_shown_without_a_daemon_and_followed_over_a_restart() {
+    let home = Home::new();
+    let none = home.ksi(&["logs"]);
+    assert_eq!(code(&none), Some(1));
+    assert!(stderr(&none).contains("there is no log at"), "{}", stderr(&none));
+    home.ok(&["start"]);
+    home.ok(&["stop"]);
+    assert!(home.ok(&["logs"]).lines().last().unwrap().contains("ended"));
+    assert_eq!(home.ok(&["logs", "-n", "2"]).lines().count(), 2);
+
+    let mut follow = home.command(&["logs", "-f", "-n", "1"]).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().contains("ended"));
+    home.ok(&["start"]);
+    lines.find(|line| line.contains("ready")).expect("what comes");
+    // The file is moved away, as a rotation does, and another daemon begins a new one.
+    let log = home.path().join("state/daemon.log");
+    std::fs::rename(&log, home.path().join("state/daemon.log.1")).unwrap();
+    home.ok(&["restart"]);
+    lines.find(|line| line.contains("ready")).expect("what another file says");
+    let pid = rustix::process::Pid::from_raw(follow.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(follow.wait().unwrap().code(), Some(0));
+}

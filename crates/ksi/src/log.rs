@@ -1,0 +1,113 @@
+//! The daemon's log: stderr, and when that is the log file, in files of a bounded size.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// How the log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Keep {
+    /// How large a file of the log becomes before the next is begun, in bytes.
+    pub(crate) max_bytes: u64,
+    /// How many full files are kept.
+    pub(crate) keep_files: u32,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Keep { max_bytes: 10 << 20, keep_files: 5 }
+    }
+}
+
+/// Writes whole lines to stderr.
+#[derive(Clone)]
+pub(crate) struct Log(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    /// The file that stderr is; none when it is something else.
+    file: Option<PathBuf>,
+    keep: Keep,
+    bytes: u64,
+}
+
+impl Log {
+    /// Logs from now on.
+    pub(crate) fn start() -> Log {
+        let log = Log(Arc::new(Mutex::new(State::default())));
+        let filter = EnvFilter::try_from_env("KSI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
+        let _ = subscriber.with_ansi(false).with_writer(log.clone()).try_init();
+        log
+    }
+
+    /// Begins new files at this path, if stderr leads there; a terminal and a pipe are left alone.
+    pub(crate) fn keep(&self, path: &Path, keep: Keep) {
+        let own = rustix::fs::fstat(rustix::stdio::stderr());
+        let (Ok(own), Ok(there)) = (own, rustix::fs::stat(path)) else { return };
+        if (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino) {
+            let bytes = there.st_size as u64;
+            *self.0.lock() = State { file: Some(path.to_owned()), keep, bytes };
+        }
+    }
+}
+
+impl State {
+    /// Begins a new file when this one is full. What cannot be renamed grows on.
+    fn turn_over(&mut self) -> io::Result<()> {
+        let Some(path) = self.file.as_ref().filter(|_| self.bytes >= self.keep.max_bytes) else {
+            return Ok(());
+        };
+        let numbered = |number: u32| {
+            let mut name = path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        self.bytes = 0;
+        for number in (1..self.keep.keep_files).rev() {
+            match fs::rename(numbered(number), numbered(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        match self.keep.keep_files {
+            0 => fs::remove_file(path)?,
+            _ => fs::rename(path, numbered(1))?,
+        }
+        let next = File::options().create(true).append(true).mode(0o600).open(path)?;
+        rustix::stdio::dup2_stderr(&next)?;
+        Ok(())
+    }
+}
+
+impl Write for Log {
+    /// One call is one line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut state = self.0.lock();
+        // The line matters more than the size of its file.
+        let _ = state.turn_over();
+        io::stderr().write_all(line)?;
+        state.bytes += line.len() as u64;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Log;
+
+    fn make_writer(&'a self) -> Log {
+        self.clone()
+    }
+}
