@@ -1,6 +1,6 @@
 use std::{
     fs::{self, DirBuilder, Permissions},
-    io,
+    io, mem,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     pin::pin,
@@ -77,30 +77,39 @@ impl Server {
         Ok(Server { listener, file })
     }
 
-    /// Listens anew if the socket's file is gone, unless somebody else's has taken its place.
-    fn mend(&mut self, place: &mut Place) {
+    /// Listens anew if the socket's file is gone, unless somebody else's has taken its place;
+    /// returns those who had connected before and were not accepted yet.
+    fn mend(&mut self, place: &mut Place) -> Vec<UnixStream> {
         let path = self.file.path.clone();
         if self.file.is_there() {
-            return place.is_well();
+            place.is_well();
+            return Vec::new();
         }
-        match self.listen_anew(&path) {
-            Ok(()) => {
-                tracing::warn!(path = %path.display(), "the socket was gone and is made anew")
-            }
-            Err(error) => place.is_lost(&error),
-        }
+        let before = self.listen_anew(&path);
         place.watch_again(&path);
+        match before {
+            Ok(before) => {
+                tracing::warn!(path = %path.display(), "the socket was gone and is made anew");
+                waiting(before).unwrap_or_default()
+            }
+            Err(error) => {
+                place.is_lost(&error);
+                Vec::new()
+            }
+        }
     }
 
-    fn listen_anew(&mut self, path: &Path) -> Result<(), BindError> {
+    /// The listener that it was before.
+    fn listen_anew(&mut self, path: &Path) -> Result<UnixListener, BindError> {
         make_folder(folder_of(path))?;
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(BindError::Occupied { path: path.to_owned() });
         }
         remove_stale(path)?;
         let bind = |source| BindError::Bind { path: path.to_owned(), source };
-        (self.listener, self.file) = listen(path).map_err(bind)?;
-        Ok(())
+        let (listener, file) = listen(path).map_err(bind)?;
+        self.file = file;
+        Ok(mem::replace(&mut self.listener, listener))
     }
 
     /// Where it listens.
@@ -125,12 +134,17 @@ impl Server {
         let mut closing = pin!(kernel.ending().closing());
         let mut place = Place::watch(&self.file.path);
         // It may have gone before it was watched.
-        self.mend(&mut place);
+        let mend = |server: &mut Server, place: &mut Place| {
+            for stream in server.mend(place) {
+                start(&kernel, &admit, stream);
+            }
+        };
+        mend(&mut self, &mut place);
         loop {
             let accepted = tokio::select! {
                 () = &mut closing => return,
                 () = place.changed() => {
-                    self.mend(&mut place);
+                    mend(&mut self, &mut place);
                     continue;
                 }
                 accepted = self.listener.accept() => accepted,
@@ -154,6 +168,17 @@ fn start(kernel: &Kernel, admit: &Admit, stream: UnixStream) {
         let guest = admit(&stream);
         Connection::new(connected, stream, guest).serve().await;
     });
+}
+
+/// Those who wait at a listener; they would be cut off with it.
+fn waiting(listener: UnixListener) -> io::Result<Vec<UnixStream>> {
+    let listener = listener.into_std()?;
+    let mut streams = Vec::new();
+    while let Ok((stream, _)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        streams.push(UnixStream::from_std(stream)?);
+    }
+    Ok(streams)
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -27,18 +27,20 @@ pub(crate) async fn logs(cx: &Cx, lines: usize, follow: bool) -> anyhow::Result<
         say(format!("there is no log at {}: no daemon has run in the background", path.display()));
         return Ok(ExitCode::from(FAILED));
     }
-    while follow {
+    if !follow {
+        return Ok(ExitCode::SUCCESS);
+    }
+    loop {
         let mut watch = Watch::new()?;
         log.watch(&mut watch)?;
         // What came before it was watched.
         log.pass_on()?;
         tokio::select! {
             changed = watch.changed() => changed?,
-            _ = signals.next() => break,
+            _ = signals.next() => return Ok(ExitCode::SUCCESS),
         }
         log.pass_on()?;
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The daemon's log, as far as it has been read.

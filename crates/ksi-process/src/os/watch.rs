@@ -89,7 +89,10 @@ mod tests {
 
     async fn changed(watch: &mut Watch) {
         let patience = Duration::from_secs(20);
-        tokio::time::timeout(patience, watch.changed()).await.expect("it changed").unwrap();
+        tokio::time::timeout(patience, watch.changed())
+            .await
+            .expect("it changed")
+            .expect("it is watched");
     }
 
     #[tokio::test]
