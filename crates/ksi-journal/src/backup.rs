@@ -89,7 +89,7 @@ impl SqliteJournal {
             return Err(BackupError::There(path.to_owned()));
         }
         let reader = SqliteJournal::open_read_only(backup)?;
-        let seq = reader.verify(Seq(0))?;
+        let seq = reader.verify_all()?;
         drop(reader);
         let copy = new_file_beside(path)?;
         let file = |source| BackupError::File { path: path.to_owned(), source };

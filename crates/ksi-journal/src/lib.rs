@@ -1,9 +1,9 @@
 //! The journal on SQLite: one file, one writer, readers beside it.
 //!
 //! In reading order: `open`, how a file becomes a journal; `writer`, how facts get into it;
-//! `reader`, how they are found again; `chain`, how a changed fact is noticed; `shelf`, where
-//! snapshots are; `prune`, which facts go; `upkeep`
-//! and `backup`, what people do with a journal.
+//! `reader`, how they are found again; `texts`, how a long one is kept once; `chain`, how a
+//! changed fact is noticed; `shelf`, where snapshots are; `prune`, which facts go; `upkeep` and
+//! `backup`, what people do with a journal.
 
 mod backup;
 mod chain;
@@ -13,6 +13,7 @@ mod query;
 mod reader;
 mod row;
 mod shelf;
+mod texts;
 mod upkeep;
 mod writer;
 
@@ -76,6 +77,11 @@ impl SqliteJournal {
     /// Checks every fact behind `from` against the one before it; returns the last one's place.
     pub fn verify(&self, from: Seq) -> Result<Seq, VerifyError> {
         self.reader.verify(from)
+    }
+
+    /// Checks every fact, and every text that facts and documents share.
+    pub fn verify_all(&self) -> Result<Seq, VerifyError> {
+        self.reader.verify_all()
     }
 
     /// Moves the log into the file, which the next start would have to read and check.

@@ -36,7 +36,8 @@ const TABLES: &str = r#"
 "#;
 
 /// What makes each shape the next one; a new file goes through all of them too.
-const UPGRADES: [&str; 1] = [r#"
+const UPGRADES: [&str; 2] = [
+    r#"
     CREATE TABLE documents (
         collection TEXT NOT NULL,
         key TEXT NOT NULL,
@@ -50,7 +51,30 @@ const UPGRADES: [&str; 1] = [r#"
         first INTEGER NOT NULL,
         "check" BLOB NOT NULL
     ) STRICT;
-"#];
+"#,
+    "
+    ALTER TABLE journal ADD COLUMN texts BLOB;
+    ALTER TABLE documents ADD COLUMN texts BLOB;
+    CREATE TABLE blobs (id INTEGER PRIMARY KEY, data TEXT NOT NULL) STRICT;
+    CREATE TABLE blob_uses (
+        hash BLOB PRIMARY KEY,
+        id INTEGER NOT NULL,
+        uses INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
+
+/// The shape from which on long texts are kept apart.
+const WITH_TEXTS: i64 = 3;
+
+/// What a file of an older shape lacks, for a connection that may not bring it up to date: views of
+/// this connection alone, which come before the tables of their names.
+const WITHOUT_TEXTS: &str = "
+    CREATE TEMP VIEW journal AS SELECT *, NULL AS texts FROM main.journal;
+    CREATE TEMP VIEW documents AS SELECT *, NULL AS texts FROM main.documents;
+    CREATE TEMP VIEW blobs AS SELECT NULL AS id, NULL AS data WHERE false;
+    CREATE TEMP VIEW blob_uses AS SELECT NULL AS hash, NULL AS id WHERE false;
+";
 
 /// Another process that writes at this moment is waited for so long.
 const BUSY: Duration = Duration::from_secs(5);
@@ -170,6 +194,9 @@ pub(crate) fn for_reading(path: &Path) -> Result<Connection, OpenError> {
 pub(crate) fn reading_connection(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.pragma_update(None, "cache_size", READER_CACHE)?;
+    if matches!(identity(&connection)?, Identity::Journal(shape) if shape < WITH_TEXTS) {
+        connection.execute_batch(WITHOUT_TEXTS)?;
+    }
     Ok(connection)
 }
 

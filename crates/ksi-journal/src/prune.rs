@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use ksi_record::Seq;
 use rusqlite::{Connection, params};
 
-use crate::writer::Transaction;
+use crate::{texts, writer::Transaction};
 
 /// How much is kept of what snapshots have made needless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,10 @@ fn go(connection: &Connection, seq: i64, check: &[u8]) -> rusqlite::Result<()> {
     if connection.prepare_cached(LONGER)?.execute(params![seq, check])? == 0 {
         connection.prepare_cached(NEW)?.execute(params![seq, check])?;
     }
-    connection.prepare_cached("DELETE FROM journal WHERE seq = ?")?.execute([seq])?;
+    const DELETE: &str = "DELETE FROM journal WHERE seq = ? RETURNING texts";
+    let texts: Option<Vec<u8>> =
+        connection.prepare_cached(DELETE)?.query_row([seq], |row| row.get(0))?;
+    texts.map_or(Ok(()), |places| texts::release(connection, &places))?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use ksi_record::{Document, Query, Select};
 use rusqlite::{Connection, params, types::Value};
 use serde_json::value::RawValue;
 
-use crate::row::COLUMNS;
+use crate::{row::COLUMNS, texts};
 
 /// A statement and the values it binds, in order.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ pub(crate) fn documents(
     let Select { collection, key, last_first, offset, limit } = select;
     let order = if *last_first { "sort DESC, key DESC" } else { "sort, key" };
     let sql = format!(
-        "SELECT collection, key, sort, data FROM documents
+        "SELECT collection, key, sort, data, texts FROM documents
         WHERE collection = ? AND (? IS NULL OR key = ?) ORDER BY {order} LIMIT ? OFFSET ?"
     );
     let all = |limit: usize| if limit == 0 { -1 } else { i64::try_from(limit).unwrap_or(-1) };
@@ -102,7 +102,10 @@ pub(crate) fn documents(
         let invalid = |error| {
             rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, error)
         };
-        let data = RawValue::from_string(row.get(3)?).map_err(|error| invalid(error.into()))?;
+        let places = row.get_ref(4)?.as_blob_or_null()?;
+        let data = texts::whole(connection, row.get_ref(3)?.as_str()?, places)?;
+        let data = data.ok_or_else(|| invalid("a text of it is lost".into()))?.into_owned();
+        let data = RawValue::from_string(data).map_err(|error| invalid(error.into()))?;
         Ok(Document { collection: row.get(0)?, key: row.get(1)?, sort: row.get(2)?, data })
     })?;
     found.collect()

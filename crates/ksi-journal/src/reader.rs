@@ -15,6 +15,7 @@ use crate::{
     chain::{self, Chain, Check},
     failed, open, query,
     row::{COLUMNS, Row},
+    texts,
 };
 
 /// From so many facts on, two threads read them.
@@ -40,6 +41,9 @@ pub enum VerifyError {
         /// The first such fact's place.
         seq: Seq,
     },
+    /// A text was changed or lost after it was written; only documents say it.
+    #[error("a text of the journal's documents is not what was written")]
+    Text,
     /// The file could not be read so far.
     #[error(transparent)]
     Unreadable(#[from] JournalError),
@@ -102,7 +106,11 @@ impl Reader {
             let mut rows = statement.query(rusqlite::params_from_iter(values))?;
             let mut records = Vec::new();
             while let Some(row) = rows.next()? {
-                records.push(Row::read(row)?.0.record());
+                let (fact, data, _) = Row::whole(connection, row)?;
+                records.push(match &data {
+                    Some(data) => Row { data, ..fact }.record(),
+                    None => Err(fact.lost()),
+                });
             }
             Ok(records)
         });
@@ -131,9 +139,16 @@ impl Reader {
     /// Checks every fact behind `from` against the one before it; returns the last one's place.
     pub fn verify(&self, from: Seq) -> Result<Seq, VerifyError> {
         let checked = self.with(|connection| verify(connection, from));
-        match checked.map_err(failed("facts cannot be read"))? {
-            Ok(last) => Ok(last),
-            Err(seq) => Err(VerifyError::Broken { seq }),
+        let last = checked.map_err(failed("facts cannot be read"))?;
+        last.map_err(|seq| VerifyError::Broken { seq })
+    }
+
+    /// Checks every fact, and every text that facts and documents share.
+    pub fn verify_all(&self) -> Result<Seq, VerifyError> {
+        let last = self.verify(Seq(0))?;
+        match self.with(texts::verify).map_err(failed("texts cannot be read"))? {
+            true => Ok(last),
+            false => Err(VerifyError::Text),
         }
     }
 
@@ -182,7 +197,10 @@ fn verify(connection: &Connection, from: Seq) -> rusqlite::Result<Result<Seq, Se
     while let Some(row) = rows.next()? {
         let next = last.next();
         // A value of the wrong type is a change like any other.
-        let Ok((fact, check)) = Row::read(row) else { return Ok(Err(next)) };
+        let Ok((fact, Some(data), check)) = Row::whole(connection, row) else {
+            return Ok(Err(next));
+        };
+        let fact = Row { data: &data, ..fact };
         if i64::try_from(next.0) != Ok(fact.seq) || chain.is_none() {
             chain = gap(connection, next, fact.seq - 1)?.map(Chain::up_to);
         }

@@ -5,11 +5,11 @@ use std::{borrow::Cow, sync::Arc};
 use ksi_record::{JournalError, Millis, Origin, Record, Seq};
 use serde_json::value::RawValue;
 
-use crate::chain::Check;
+use crate::{chain::Check, texts};
 
-/// The columns in the order of [`Row`], the check last.
+/// The columns in the order of [`Row`], then the check, and the places of long texts in `data`.
 pub(crate) const COLUMNS: &str =
-    r#"seq, at, name, v, subject, principal, correlation, cause, chain, data, "check""#;
+    r#"seq, at, name, v, subject, principal, correlation, cause, chain, data, "check", texts"#;
 
 /// SQLite's numbers are signed; a fact whose numbers do not fit never becomes a row.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +56,7 @@ impl<'a> Row<'a> {
         before: Option<&Row<'_>>,
         statement: &mut rusqlite::Statement<'_>,
         check: &Check,
+        texts: Option<&[u8]>,
     ) -> rusqlite::Result<usize> {
         macro_rules! bind {
             ($column:literal, $field:ident) => {
@@ -75,6 +76,7 @@ impl<'a> Row<'a> {
         bind!(9, chain);
         bind!(10, data);
         statement.raw_bind_parameter(11, check)?;
+        statement.raw_bind_parameter(12, texts)?;
         statement.raw_execute()
     }
 
@@ -98,12 +100,32 @@ impl<'a> Row<'a> {
         Ok((fact, row.get(10)?))
     }
 
+    /// The places of the long texts that `data` lacks.
+    pub(crate) fn texts<'r>(row: &'r rusqlite::Row<'_>) -> rusqlite::Result<Option<&'r [u8]>> {
+        Ok(row.get_ref(11)?.as_blob_or_null()?)
+    }
+
+    /// The same with all of its texts; none when one of them is lost.
+    pub(crate) fn whole(
+        connection: &rusqlite::Connection,
+        row: &'a rusqlite::Row<'_>,
+    ) -> rusqlite::Result<(Self, Option<Cow<'a, str>>, Check)> {
+        let (fact, check) = Self::read(row)?;
+        Ok((fact, texts::whole(connection, fact.data, Self::texts(row)?)?, check))
+    }
+
     /// The fact, or why this is none: somebody edited the file.
     pub(crate) fn record(&self) -> Result<Record, JournalError> {
         self.parse().map_err(|source| JournalError {
             message: format!("fact {} is not what was written", self.seq),
             source: Some(source),
         })
+    }
+
+    /// One of its texts is not there any more.
+    pub(crate) fn lost(&self) -> JournalError {
+        let message = format!("fact {} is not what was written: a text of it is lost", self.seq);
+        JournalError { message, source: None }
     }
 
     fn parse(&self) -> Result<Record, Box<dyn std::error::Error + Send + Sync>> {

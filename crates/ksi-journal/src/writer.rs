@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use ksi_record::{Append, AppendError, Document, JournalError, Record, Seq};
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use crate::{
     chain::{self, Chain, Check},
     failed,
     prune::{Needless, Retention},
     row::{COLUMNS, Row},
+    texts::{self, Cut},
 };
 
 const CLAIM: &str = "UPDATE owner SET epoch = epoch + 1";
@@ -34,7 +35,7 @@ struct Standing {
 
 impl Writer {
     pub(crate) fn new(connection: Connection) -> Self {
-        let insert = format!("INSERT INTO journal ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)");
+        let insert = format!("INSERT INTO journal ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)");
         Self { connection, insert, unwritten_over: None }
     }
 
@@ -158,18 +159,37 @@ fn insert<'a>(
         }
         let row = Row::of(record)?;
         let check = chain.next(&row);
-        row.insert(before.as_ref(), &mut statement, &check).map_err(not_written)?;
-        (head, before) = (record.seq, Some(row));
+        head = record.seq;
+        let Some(Cut { rest, places }) = texts::keep(connection, row.data).map_err(not_written)?
+        else {
+            row.insert(before.as_ref(), &mut statement, &check, None).map_err(not_written)?;
+            before = Some(row);
+            continue;
+        };
+        let row = Row { data: &rest, ..row };
+        row.insert(None, &mut statement, &check, Some(&places)).map_err(not_written)?;
+        before = None;
     }
     Ok(())
 }
 
 fn write(connection: &Connection, documents: &[Document]) -> rusqlite::Result<()> {
-    const PUT: &str = "INSERT INTO documents (collection, key, sort, data) VALUES (?, ?, ?, ?)
-        ON CONFLICT DO UPDATE SET sort = excluded.sort, data = excluded.data";
+    const PUT: &str = "INSERT INTO documents (collection, key, sort, data, texts)
+        VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
+        SET sort = excluded.sort, data = excluded.data, texts = excluded.texts";
+    const BEFORE: &str = "SELECT texts FROM documents
+        WHERE collection = ? AND key = ? AND texts IS NOT NULL";
     for Document { collection, key, sort, data } in documents {
-        let put = params![collection, key, sort, data.get()];
-        connection.prepare_cached(PUT)?.execute(put)?;
+        let mut before = connection.prepare_cached(BEFORE)?;
+        let before: Option<Vec<u8>> =
+            before.query_row([collection, key], |row| row.get(0)).optional()?;
+        let cut = texts::keep(connection, data.get())?;
+        let (data, places) = match &cut {
+            Some(Cut { rest, places }) => (rest.as_str(), Some(places)),
+            None => (data.get(), None),
+        };
+        connection.prepare_cached(PUT)?.execute(params![collection, key, sort, data, places])?;
+        before.map_or(Ok(()), |places| texts::release(connection, &places))?;
     }
     Ok(())
 }

@@ -203,7 +203,7 @@ async fn stats_of(journal: Arc<SqliteJournal>) -> Result<Counted> {
 
 async fn verified(journal: Arc<SqliteJournal>) -> Result<Verified> {
     let checked = move || {
-        journal.verify(ksi_kernel::Seq(0)).map_err(|error| {
+        journal.verify_all().map_err(|error| {
             let error = Error::unavailable(with_causes(&error)).retryable(false);
             error.hint("`ksi stop`, then `ksi restore` brings a backup back")
         })

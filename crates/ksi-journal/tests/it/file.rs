@@ -67,7 +67,7 @@ fn a_journal_of_a_later_version_is_refused_with_its_shape() {
     let error = refused(&place.file());
     assert!(matches!(error, OpenError::Newer { found: 7, .. }), "{error}");
     assert!(
-        error.to_string().ends_with("has shape 7, this program knows 2; use a newer version of it")
+        error.to_string().ends_with("has shape 7, this program knows 3; use a newer version of it")
     );
 }
 

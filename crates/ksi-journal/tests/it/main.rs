@@ -7,6 +7,7 @@ mod crash;
 mod file;
 mod promises;
 mod snapshots;
+mod texts;
 
 use std::path::PathBuf;
 

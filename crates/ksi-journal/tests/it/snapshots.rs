@@ -257,7 +257,8 @@ fn an_append_waits_for_no_pruning_and_space_is_used_again() {
 fn a_journal_of_an_older_shape_is_brought_up_to_date_and_verifies() {
     let place = Place::new();
     drop(with_snapshots(&place));
-    let old = "DROP TABLE documents; DROP TABLE gaps; PRAGMA user_version = 1";
+    let old = "DROP TABLE documents; DROP TABLE gaps; DROP TABLE blobs; DROP TABLE blob_uses;
+        ALTER TABLE journal DROP COLUMN texts; PRAGMA user_version = 1";
     Connection::open(place.file()).unwrap().execute_batch(old).unwrap();
     let journal = SqliteJournal::open(&place.file()).unwrap();
     assert_eq!(journal.verify(Seq(0)).unwrap(), Seq(30));
