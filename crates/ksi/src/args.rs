@@ -65,7 +65,7 @@ pub(crate) enum Command {
         /// A JSON object, `-` for one on stdin, or fields as key=value.
         data: Vec<String>,
     },
-    /// Print the events that match, as they happen.
+    /// Print the events that match, as they happen; goes on when the daemon comes back.
     Listen {
         /// Names, `namespace:*`, or `*` for everything.
         #[arg(required = true)]

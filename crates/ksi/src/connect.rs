@@ -4,7 +4,7 @@ use std::{cell::Cell, fs::File, io::ErrorKind, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use ksi_process::{Environment, NotReady, Shim, spawn_detached};
-use ksi_protocol::{Client, Code, ConnectError, Error, Paths, Pattern};
+use ksi_protocol::{Client, Code, ConnectError, Error, Paths, Pattern, Subscription};
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 use serde_json::json;
@@ -18,6 +18,11 @@ use crate::{
 
 /// How long a daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a command that watches waits for a daemon that has gone away.
+const COMEBACK: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// All of ours; paths that begin here are made to hold in `/` too, where the daemon runs.
 fn environment() -> anyhow::Result<Environment> {
@@ -96,6 +101,39 @@ impl Cx {
             let version = harmless(version);
             say(format!("note: the daemon is ksi {version}, and this is ksi {VERSION}"));
             say("hint: `ksi restart` replaces it");
+        }
+    }
+
+    /// The same news from the daemon that comes back after one went away; none if none comes.
+    ///
+    /// A daemon that is about to end, or was just killed, may still take a connection.
+    pub(crate) async fn resume(
+        &self,
+        patterns: &[Pattern],
+        since: Option<u64>,
+    ) -> Option<(Client, Subscription)> {
+        self.note("the daemon has gone away; waiting until it is back");
+        let mut pause = FIRST_PAUSE;
+        let back = async {
+            loop {
+                if let Ok(client) = self.running().await
+                    && let Ok(events) = client.subscribe(patterns.to_vec(), since).await
+                {
+                    return (client, events);
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        };
+        let back = tokio::time::timeout(COMEBACK, back).await.ok()?;
+        self.note("the daemon is back");
+        Some(back)
+    }
+
+    /// Tells a person what a program need not know.
+    fn note(&self, text: &str) {
+        if !self.json() {
+            say(text);
         }
     }
 

@@ -31,7 +31,7 @@ struct Health {
 
 /// Starts it, prints it, and says where it lies; a signal ends it.
 pub(crate) async fn orchestrate(cx: &Cx, wish: &Wish) -> anyhow::Result<ExitCode> {
-    let client = cx.client().await?;
+    let mut client = cx.client().await?;
     // From here on a signal does not end us alone and leave a debate behind.
     let mut signals = Signals::new()?;
     let model = tokio::select! {
@@ -59,7 +59,7 @@ pub(crate) async fn orchestrate(cx: &Cx, wish: &Wish) -> anyhow::Result<ExitCode
     let title = if cx.json() { String::new() } else { format!("{title}\n") };
     let screen = Screen::new(id.clone(), cx.json(), seq);
     let watched = tokio::select! {
-        watched = watch(&client, events, screen, title) => watched,
+        watched = watch(cx, &mut client, events, screen, title) => watched,
         asked = signals.next() => return end(&client, &id, asked, &mut signals).await,
     };
     match watched {
@@ -116,7 +116,8 @@ async fn start(
     let mut request =
         json!({ "pattern": wish.mode, "model": model, "vars": { "topic": wish.topic } });
     request["seed"] = wish.seed.into();
-    request["rounds"] = wish.rounds.into();
+    // What is beyond any pattern is refused with what can be.
+    request["rounds"] = wish.rounds.map(|rounds| rounds.min(u32::MAX.into())).into();
     let started = client.call::<Started>("orchestration:start", &request);
     tokio::pin!(started);
     let asked = tokio::select! {
@@ -137,21 +138,29 @@ async fn start(
     Ok(ControlFlow::Break(code))
 }
 
-/// The news of all orchestrations, from behind this fact on, and of what holds them up.
+/// All orchestrations, and what holds them up.
+const NEWS: [&str; 4] = ["orchestration:*", "completion:chunk", "completion:retrying", "journal:*"];
+
+/// The news from behind this fact on.
 async fn news(client: &Client, after: u64) -> Reply<Subscription> {
-    let names = ["orchestration:*", "completion:chunk", "completion:retrying", "journal:*"];
-    client.subscribe(patterns(&names)?, Some(after)).await
+    client.subscribe(patterns(&NEWS)?, Some(after)).await
 }
 
 /// Prints what happens until the end; an error if it cannot be shown until then.
 async fn watch(
-    client: &Client,
+    cx: &Cx,
+    client: &mut Client,
     mut events: Subscription,
     mut screen: Screen,
     title: String,
 ) -> anyhow::Result<Reply<()>> {
     print(title).await?;
-    while let Some(event) = events.next().await {
+    loop {
+        let Some(event) = events.next().await else {
+            let Some(back) = cx.resume(&patterns(&NEWS)?, Some(screen.seen())).await else { break };
+            (*client, events) = back;
+            continue;
+        };
         if events.lagged() > 0 {
             // A fact may be among what was lost; the journal has them all.
             drop(events);

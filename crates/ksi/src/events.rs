@@ -2,8 +2,9 @@
 
 use std::{io::Read, process::ExitCode};
 
-use ksi_protocol::{Pushed, check_event_name};
-use serde_json::{Map, Value, json};
+use ksi_protocol::{Code, ConnectError, Pattern, Pushed, Subscription, check_event_name};
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Value, json};
 
 use crate::{
     connect::{self, Cx},
@@ -20,6 +21,11 @@ pub(crate) async fn emit(cx: &Cx, event: &str, data: &[String]) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
+#[derive(Deserialize)]
+struct Health {
+    seq: u64,
+}
+
 /// Prints events as they happen, until Ctrl-C or the daemon's end.
 pub(crate) async fn listen(
     cx: &Cx,
@@ -28,14 +34,38 @@ pub(crate) async fn listen(
 ) -> anyhow::Result<ExitCode> {
     let patterns = connect::patterns(patterns).map_err(Usage)?;
     let client = cx.client().await?;
-    let mut events = client.subscribe(patterns, since).await?;
+    let begin = match since {
+        Some(since) => Some(since),
+        // Where it begins must be known, should the daemon go away before the first fact.
+        None => {
+            let health = client.call("system:health", &json!({})).await;
+            health.ok().map(|Health { seq }| seq)
+        }
+    };
+    let events = client.subscribe(patterns.clone(), begin).await?;
+    tokio::select! {
+        ended = follow(cx, &patterns, begin, events) => ended,
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Goes on behind the last fact when the daemon comes back: no fact is lost, and none comes twice.
+async fn follow(
+    cx: &Cx,
+    patterns: &[Pattern],
+    mut seen: Option<u64>,
+    mut events: Subscription,
+) -> anyhow::Result<ExitCode> {
     loop {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(event) => print(cx, &event)?,
-                None => return Ok(ExitCode::SUCCESS),
-            },
-            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+        while let Some(event) = events.next().await {
+            print(cx, &event)?;
+            seen = event.seq.or(seen);
+        }
+        let was_stopped = events.ended().is_some_and(|why| why.code == Code::Shutdown);
+        match cx.resume(patterns, seen).await {
+            Some((_, resumed)) => events = resumed,
+            None if was_stopped => return Ok(ExitCode::SUCCESS),
+            None => return Err(ConnectError::Refused(cx.paths.socket.clone()).into()),
         }
     }
 }
@@ -60,12 +90,24 @@ fn parse(data: &[String]) -> anyhow::Result<Value> {
             std::io::stdin().lock().read_to_string(&mut text)?;
             text
         }
-        [json] if json.trim_start().starts_with('{') => json.clone(),
+        [json] if json.trim_start().starts_with('{') || is_json(json) => json.clone(),
         fields => return Ok(Value::Object(fields.iter().map(field).collect::<Result<_, _>>()?)),
     };
-    let value: Map<String, Value> = serde_json::from_str(&text)
+    let value: Value = serde_json::from_str(&text)
         .map_err(|error| Usage::new(format!("the data is not a JSON object: {error}"), USE))?;
-    Ok(Value::Object(value))
+    let found = match value {
+        Value::Object(_) => return Ok(value),
+        Value::Array(_) => "an array",
+        Value::String(_) => "a string",
+        Value::Number(_) => "a number",
+        Value::Bool(_) => "true or false",
+        Value::Null => "null",
+    };
+    Err(Usage::new(format!("the data must be a JSON object, not {found}"), USE).into())
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 const USE: &str =

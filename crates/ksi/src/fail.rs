@@ -1,6 +1,10 @@
 //! How failures reach a person, and exit codes a script.
 
-use std::{fmt::Display, io, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use ksi_protocol::{Code, ConnectError, Error};
 use serde_json::json;
@@ -45,7 +49,13 @@ pub(crate) fn unreadable(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && want_json(std::env::args_os()) {
         return report(&ungrammatical(error).into(), Format::Json);
     }
-    error.exit()
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    match printed {
+        Err(why) if !error.use_stderr() => {
+            report(&anyhow::Error::from(why).context("stdout cannot be written"), Format::Text)
+        }
+        _ => ExitCode::from(if error.use_stderr() { USAGE } else { 0 }),
+    }
 }
 
 /// The grammar's error as one of ours.

@@ -108,7 +108,8 @@ async fn bad_parameters_name_the_path() {
     assert_eq!(at, "id");
     assert!(why.contains("expected a string"), "{why}");
     assert_eq!(path(json!({ "id": "x", "tags": ["a", 1] })).await.0, "tags[1]");
-    let (_, why) = path(json!({})).await;
+    let (at, why) = path(json!({})).await;
+    assert_eq!(at, "id");
     assert!(why.contains("missing field `id`") && !why.contains("line"), "{why}");
 }
 

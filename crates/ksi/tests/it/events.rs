@@ -1,10 +1,11 @@
 //! `ksi emit`, `ksi listen` and `ksi discover`, and the reference made from them.
 
 use std::{
-    io::{BufRead, BufReader},
-    process::Stdio,
+    io::{BufRead, BufReader, Lines},
+    process::{Child, ChildStdout},
 };
 
+use ksi_protocol::Client;
 use serde_json::{Value, json};
 
 use crate::daemon::Home;
@@ -99,17 +100,79 @@ fn facts_cannot_be_forged_from_outside() {
 fn listen_prints_facts_from_the_journal_and_then_live() {
     let home = Home::new();
     home.ok(&["emit", "state:set", "key=a", "value=1"]);
-    let args = ["listen", "state:*", "--since", "0", "-o", "json"];
-    let mut listen = home.command(&args).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(listen.stdout.take().unwrap()).lines();
-    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
-    assert_eq!((&next()["data"]["value"]), &json!(1));
+    let mut listen = Listening::start(&home, &["--since", "0"]);
+    assert_eq!(listen.next()["data"]["value"], 1);
     home.ok(&["emit", "state:set", "key=a", "value=2"]);
-    let second = next();
+    let second = listen.next();
     assert_eq!((&second["event"], &second["data"]["value"]), (&json!("state:changed"), &json!(2)));
+}
+
+#[test]
+fn listen_ends_in_peace_when_the_daemon_was_stopped_and_does_not_come_back() {
+    let home = Home::new();
+    home.ok(&["emit", "state:set", "key=a", "value=1"]);
+    let mut listen = Listening::start(&home, &["--since", "0"]);
+    listen.next();
     home.ok(&["stop"]);
-    assert!(lines.next().is_none());
-    assert_eq!(listen.wait().unwrap().code(), Some(0));
+    assert!(listen.lines.next().is_none());
+    assert_eq!(listen.child.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn listen_goes_on_over_a_kill_and_a_restart_with_every_fact_once() {
+    const EACH: u64 = 20;
+    let home = Home::new();
+    let set = async |client: &Client, from: u64| {
+        for value in from..from + EACH {
+            let data = json!({ "key": "a", "value": value });
+            client.call::<Value>("state:set", &data).await.unwrap();
+        }
+    };
+    let daemon = home.daemon().await;
+    let mut listen = Listening::start(&home, &["--since", "0"]);
+    set(&daemon.client().await, 0).await;
+    // Some have been printed, and some are still on their way.
+    assert_eq!(listen.next()["data"]["value"], 0);
+    daemon.kill();
+    let daemon = home.daemon().await;
+    set(&daemon.client().await, EACH).await;
+    home.ok(&["restart"]);
+    drop(daemon);
+    let client = Client::connect(&home.path().join("run/daemon.sock")).await.unwrap();
+    set(&client, 2 * EACH).await;
+    let mut last = 0;
+    for value in 1..3 * EACH {
+        let fact = listen.next();
+        assert_eq!(fact["data"]["value"], value);
+        assert!(fact["seq"].as_u64().unwrap() > last, "{fact} behind {last}");
+        last = fact["seq"].as_u64().unwrap();
+    }
+}
+
+/// `ksi listen state:*` in JSON.
+struct Listening {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Listening {
+    fn start(home: &Home, args: &[&str]) -> Listening {
+        let args = [&["listen", "state:*", "-o", "json"], args].concat();
+        let mut child = home.command(&args).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Listening { child, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        serde_json::from_str(&self.lines.next().expect("it has ended").unwrap()).unwrap()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[test]
@@ -159,7 +222,7 @@ fn who_sends_an_event_that_nobody_owns_is_told_what_listener_it_needs() {
     let mut line = String::new();
     BufReader::new(listen.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("shop:opened") && line.contains("9"), "{line}");
-    home.ok(&["stop"]);
+    listen.kill().unwrap();
     listen.wait().unwrap();
 }
 

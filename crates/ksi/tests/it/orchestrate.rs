@@ -27,6 +27,28 @@ fn an_orchestration_that_fails_says_why_and_what_to_try() {
     assert!(said.contains("hint: ") && said.contains("ksi describe orchestration "), "{said}");
 }
 
+#[tokio::test]
+async fn an_orchestration_is_watched_on_over_the_death_of_its_daemon_with_every_fact_once() {
+    let home = Home::new();
+    let (model, _) = home.script("rules: [{echo: true}]\n");
+    let mut daemon = home.daemon_with(&[("KSI_HOLD", "appended:8")]);
+    daemon.wait_for("ready").await;
+    let args = ["orchestrate", "x", "--rounds", "2", "--model", &model, "-o", "json"];
+    let child = home.command(&args).spawn().unwrap();
+    daemon.wait_for("held at").await;
+    daemon.kill();
+    let _daemon = home.daemon().await;
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let facts = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+    let facts: Vec<_> = facts.map(Result::unwrap).collect();
+    let seqs: Vec<_> = facts.iter().map(|fact| fact["seq"].as_u64().unwrap()).collect();
+    assert!(seqs.is_sorted_by(|one, next| one < next), "{seqs:?}");
+    let turns = facts.iter().filter(|fact| fact["event"] == "orchestration:turn_taken").count();
+    assert_eq!(turns, 4, "{facts:?}");
+    assert_eq!(facts.last().unwrap()["event"], "orchestration:finished");
+}
+
 #[test]
 fn with_json_an_orchestration_that_fails_is_one_json_error() {
     let home = Home::new();

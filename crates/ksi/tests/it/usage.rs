@@ -69,6 +69,37 @@ fn a_negative_number_is_an_error_about_its_option() {
 }
 
 #[test]
+fn data_that_is_no_object_is_named_for_what_it_is() {
+    let home = Home::new();
+    for (data, found) in [("[1]", "an array"), ("1", "a number"), ("null", "null")] {
+        let output = home.ksi(&["emit", "state:set", data]);
+        is_wrong(&output, &[&format!("the data must be a JSON object, not {found}"), "hint: ksi"]);
+    }
+}
+
+#[test]
+fn more_rounds_than_there_can_be_are_refused_with_how_many_there_can_be() {
+    let home = Home::new();
+    let (model, _) = home.script("rules: [{answers: [Tea.]}]\n");
+    for rounds in ["0", "99999999999", "18446744073709551615"] {
+        let args = ["orchestrate", "x", "--model", &model, "--rounds", rounds];
+        is_wrong(&home.ksi(&args), &["there can be 1 to ", "at: rounds"]);
+    }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    let home = Home::new();
+    for option in ["--help", "--version"] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = home.command(&[option]).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("error: stdout cannot be written"), "{said}");
+    }
+}
+
+#[test]
 fn with_json_a_wrong_command_line_is_a_json_error() {
     let home = Home::new();
     for (args, message, hint) in [
