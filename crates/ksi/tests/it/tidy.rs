@@ -2,6 +2,7 @@
 
 mod files;
 mod manifests;
+mod matrix;
 mod modules;
 mod names;
 mod rust;
