@@ -2,7 +2,7 @@
 //!
 //! A request waits in the lane of its conversation until it is first there, then for room at its
 //! gate, in the order of acceptance; a fold that makes room admits the next one. What is admitted
-//! runs. What has ended leaves the state and is kept in documents: see [`archive`](super::archive).
+//! runs. What has ended leaves the state and is kept in documents: see `archive`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
