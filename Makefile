@@ -23,8 +23,9 @@ test-needs:
 bench: ## speed against references measured in the same run
 	cargo bench -p ksi --bench socket
 
-docs: ## docs/events.md from the running daemon
+docs: ## docs/events.md and docs/configuration.md from the program
 	cargo run -q -- discover --markdown > docs/events.md
+	cargo run -q -- config show --markdown > docs/configuration.md
 
 fmt:
 	cargo fmt --all

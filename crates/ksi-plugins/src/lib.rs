@@ -6,6 +6,7 @@ use ksi_kernel::{AnyPlugin, Millis};
 use ksi_process::Shim;
 
 pub mod checkpoint;
+pub mod config;
 #[cfg(feature = "testing")]
 pub mod launch;
 mod library;

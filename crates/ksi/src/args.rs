@@ -100,6 +100,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: JournalVerb,
     },
+    /// Show and change the configuration.
+    Config {
+        /// What to do with it.
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
     /// Who may do what.
     Permission {
         /// What to do with permissions.
@@ -154,6 +160,34 @@ pub(crate) enum CheckpointVerb {
     List,
     /// Say how much the next start would have to fold.
     Status,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Say where its file is, or would be.
+    Path,
+    /// Show every setting, and where its value comes from.
+    Show {
+        /// As the reference in docs/configuration.md.
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Print one setting.
+    Get {
+        /// Such as `local.idle_seconds`.
+        key: String,
+    },
+    /// Change one setting in the file, which keeps its comments.
+    Set {
+        /// Such as `local.idle_seconds`.
+        key: String,
+        /// A text or a number.
+        #[arg(allow_negative_numbers = true)]
+        value: String,
+    },
+    /// Let the daemon read the file again; when it is broken, what held before stays.
+    Reload,
 }
 
 /// What to do with permissions.

@@ -1,68 +1,111 @@
-//! The configuration file.
+//! `ksi config`.
 
-use std::{io::ErrorKind, path::Path};
+use std::process::ExitCode;
 
-use anyhow::Context;
-use serde::Deserialize;
+use ksi_plugins::config::{ConfigError, ConfigFile, reference, settings_of};
+use serde_json::{Value, json};
 
-use crate::log::Keep;
+use crate::{
+    args::ConfigVerb,
+    connect::{Cx, not_running},
+    fail::{Usage, refused},
+    look::table,
+    output::{harmless, json, line},
+};
 
-/// What `config.toml` may say; every line is optional.
-#[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Config {
-    /// The model to use when a request names none, such as `local`.
-    pub(crate) model: Option<String>,
-    /// The local model.
-    #[serde(default)]
-    pub(crate) local: Local,
-    /// The log of a daemon in the background.
-    #[serde(default)]
-    pub(crate) log: Keep,
-}
-
-/// The local model's settings.
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Local {
-    /// How long it stays loaded with nothing to do, in seconds.
-    pub(crate) idle_seconds: u64,
-}
-
-impl Default for Local {
-    fn default() -> Self {
-        Local { idle_seconds: 60 }
-    }
-}
-
-impl Config {
-    /// Reads the file; none there is an empty one.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Config> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text)
-                .with_context(|| format!("the configuration {} is not valid", path.display())),
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
-            {
-                Ok(Config::default())
-            }
-            Err(error) => Err(error)
-                .with_context(|| format!("the configuration {} cannot be read", path.display())),
+/// Shows and changes the configuration, with and without a daemon.
+pub(crate) async fn config(cx: &Cx, verb: &ConfigVerb) -> anyhow::Result<ExitCode> {
+    let file = ConfigFile::new(cx.paths.config.join("config.toml"));
+    match verb {
+        ConfigVerb::Path => line(file.path().display())?,
+        ConfigVerb::Show { markdown: true } => line(reference().trim_end())?,
+        ConfigVerb::Show { .. } => show(cx, &file)?,
+        ConfigVerb::Get { key } => get(cx, &file, key)?,
+        ConfigVerb::Set { key, value } => set(cx, &file, key, value).await?,
+        ConfigVerb::Reload => {
+            let client = cx.running().await?;
+            applied(cx, &client.call("config:reload", &json!({})).await?, "the configuration")?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wrong_line_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("config.toml");
-        assert_eq!(Config::read(&file).unwrap(), Config::default());
-        std::fs::write(&file, "model = \"local\"\nmodle = 1\n").unwrap();
-        let error = format!("{:#}", Config::read(&file).unwrap_err());
-        assert!(error.contains("line 2") && error.contains("modle"), "{error}");
+fn show(cx: &Cx, file: &ConfigFile) -> anyhow::Result<()> {
+    let settings = settings_of(&file.load()?);
+    if cx.json() {
+        json(&json!({ "path": file.path(), "settings": settings }))?;
+        return Ok(());
     }
+    let row = |setting: &ksi_plugins::config::Setting| {
+        vec![setting.key.clone(), shown(&setting.value), setting.source.clone()]
+    };
+    table(&["key", "value", "from"], &settings.iter().map(row).collect::<Vec<_>>())
+}
+
+fn get(cx: &Cx, file: &ConfigFile, key: &str) -> anyhow::Result<()> {
+    let mut settings = settings_of(&file.load()?).into_iter();
+    let setting = settings.find(|setting| setting.key == key);
+    let setting = setting.ok_or_else(|| usage(&ConfigError::Key { key: key.to_owned() }))?;
+    if cx.json() {
+        json(&setting)?
+    } else {
+        line(shown(&setting.value))?
+    }
+    Ok(())
+}
+
+/// A daemon that runs changes the file itself, so that it knows of it.
+async fn set(cx: &Cx, file: &ConfigFile, key: &str, value: &str) -> anyhow::Result<()> {
+    match cx.running().await {
+        Ok(client) => {
+            let data = json!({ "key": key, "value": value });
+            let reply: Value = client.call("config:set", &data).await.map_err(refused)?;
+            applied(cx, &reply, key)
+        }
+        Err(error) if not_running(&error) => {
+            file.set(key, value).map_err(|error| match error {
+                ConfigError::Key { .. } | ConfigError::Value { .. } => usage(&error).into(),
+                other => anyhow::Error::from(other),
+            })?;
+            applied(cx, &json!({ "status": "applied", "changed": [key] }), key)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn applied(cx: &Cx, reply: &Value, what: &str) -> anyhow::Result<()> {
+    if cx.json() {
+        json(reply)?;
+        return Ok(());
+    }
+    let keys = |name: &str| {
+        let keys = reply[name].as_array().into_iter().flatten().filter_map(Value::as_str);
+        keys.map(harmless).collect::<Vec<_>>().join(", ")
+    };
+    let (changed, later) = (keys("changed"), keys("from_next_start"));
+    if let Some(variable) = reply["overridden_by"].as_str() {
+        let variable = harmless(variable);
+        line(format!("{what} is set in the file, but {variable} is stronger"))?;
+        return Ok(());
+    }
+    match (changed.is_empty(), later.is_empty()) {
+        (true, _) => line(format!("{what} is as it was"))?,
+        (false, true) => line(format!("changed: {changed}"))?,
+        (false, false) => {
+            line(format!("changed: {changed}; {later} from the next start: `ksi restart`"))?;
+        }
+    }
+    Ok(())
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => harmless(text),
+        other => other.to_string(),
+    }
+}
+
+fn usage(error: &ConfigError) -> Usage {
+    Usage::new(error.to_string(), "`ksi config show` lists what there is")
 }

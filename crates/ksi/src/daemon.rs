@@ -1,32 +1,33 @@
 //! The daemon put together.
 
 use std::{
-    fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, process::ExitCode, sync::Arc,
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
 use ksi_journal::SqliteJournal;
 use ksi_kernel::{Clock, Kernel, Setup};
-use ksi_plugins::Settings;
+use ksi_plugins::{
+    Settings,
+    config::{Config, ConfigFile, Live},
+};
 use ksi_process::{Readiness, Shim, lock};
 use ksi_protocol::Paths;
 use ksi_socket::{Admit, Server};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{admission, config::Config, fail::no_home, log::Log};
-
-/// How long running work may take to finish when the daemon is asked to stop.
-const GRACE: Duration = Duration::from_secs(30);
+use crate::{admission, fail::no_home, log::Log};
 
 /// The journal's file in the state folder.
 pub(crate) const JOURNAL: &str = "journal.db";
 
 /// The log's file in the state folder, of a daemon in the background.
 pub(crate) const LOG: &str = "daemon.log";
-
-/// A snapshot is made whenever so many facts have come: so many a start folds in some 20 ms.
-const SNAPSHOT_EVERY: u64 = 10_000;
 
 /// Runs the daemon until it is told to stop.
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
@@ -49,6 +50,9 @@ struct Daemon {
     journal: Arc<SqliteJournal>,
     server: Server,
     admit: Admit,
+    live: Live,
+    /// The log, and its file.
+    log: (Log, PathBuf),
     signals: Signals,
     /// Held as long as the process lives.
     _lock: lock::Lock,
@@ -57,6 +61,7 @@ struct Daemon {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -73,19 +78,21 @@ impl Daemon {
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         };
         let paths = Paths::discover()?;
-        let config = Config::read(&paths.config.join("config.toml"))?;
+        let live = Live::new(ConfigFile::new(paths.config.join("config.toml")))?;
+        let config = live.get();
         for folder in [&paths.state, &paths.state.join("transcripts")] {
             private_folder(folder)?;
         }
         let lock = lock::Lock::acquire(&paths.lock)?;
-        log.keep(&paths.state.join(LOG), config.log);
+        log.keep(&paths.state.join(LOG), &config.log);
         let file = paths.state.join(JOURNAL);
         let opening = tokio::task::spawn_blocking(move || SqliteJournal::open(&file));
         let no_place = || format!("{} cannot keep locks of effects", paths.state.display());
         let shim = Shim::current()?.at_home(&paths.state).with_context(no_place)?;
-        let mut plugins = ksi_plugins::all(settings(&paths, config, shim.clone()));
+        let mut plugins = ksi_plugins::all(settings(&paths, &config, shim.clone()));
         let admit = admission::by(shim.clone());
         // Nothing starts before what a former daemon has left is gone.
         let ended = tokio::task::spawn_blocking(move || shim.end_leftovers()).await?;
@@ -95,30 +102,30 @@ impl Daemon {
         }
         let journal = Arc::new(opening.await??);
         plugins.push(ksi_plugins::checkpoint::plugin(journal.clone()).into());
+        plugins.push(ksi_plugins::config::plugin(&live).into());
         let kernel = Kernel::start(Setup {
             plugins,
             journal: journal.clone(),
             clock: Clock::system(),
-            snapshot_every: SNAPSHOT_EVERY,
+            snapshot_every: config.checkpoint.snapshot_every,
         })?;
         for (what, why) in kernel.degraded() {
             tracing::error!(what, why, "degraded");
         }
         let server = Server::bind(&paths.socket)?;
         tracing::info!(socket = %paths.socket.display(), version = VERSION, "ready");
-        Ok(Daemon { kernel, journal, server, admit, signals, _lock: lock })
+        let log = (log.clone(), paths.state.join(LOG));
+        Ok(Daemon { kernel, journal, server, admit, live, log, signals, _lock: lock })
     }
 
     async fn run(mut self) -> anyhow::Result<ExitCode> {
         let serve = self.server.run(self.kernel.clone(), self.admit);
         let serving = self.kernel.tasks().spawn("socket", serve);
-        tokio::select! {
-            () = self.kernel.ending().asked() => {}
-            () = self.signals.next() => {}
-        }
+        until_asked(&self.kernel, &mut self.signals, &self.live, &self.log).await;
         tracing::info!("shutting down");
+        let grace = Duration::from_secs(self.live.get().shutdown.grace_seconds.into());
         tokio::select! {
-            () = self.kernel.shutdown(GRACE) => {}
+            () = self.kernel.shutdown(grace) => {}
             () = self.signals.next() => {
                 tracing::warn!("asked twice: ending at once");
                 std::process::exit(i32::from(crate::fail::FAILED));
@@ -134,13 +141,40 @@ impl Daemon {
     }
 }
 
+/// Returns once the daemon is to end; until then it reads its configuration when asked to.
+async fn until_asked(
+    kernel: &Kernel,
+    Signals { terminate, interrupt, hangup }: &mut Signals,
+    live: &Live,
+    (log, file): &(Log, PathBuf),
+) {
+    let mut changes = live.changes();
+    loop {
+        tokio::select! {
+            () = kernel.ending().asked() => return,
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            Ok(()) = changes.changed() => log.keep(file, &live.get().log),
+            _ = hangup.recv() => {
+                let read = live.reload();
+                // Another program may have moved the log away.
+                log.reopen();
+                match read {
+                    Ok(()) => tracing::info!("the configuration was read again"),
+                    Err(error) => tracing::error!(%error, "what held before stays"),
+                }
+            }
+        }
+    }
+}
+
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-fn settings(paths: &Paths, config: Config, shim: Shim) -> Settings {
+fn settings(paths: &Paths, config: &Config, shim: Shim) -> Settings {
     Settings {
         version: ksi_plugins::version(VERSION),
         shim,
-        default_model: config.model,
+        default_model: config.model.clone(),
         models: paths.models.clone(),
         shared_models: paths.shared_models.clone(),
         transcripts: paths.state.join("transcripts"),

@@ -8,24 +8,9 @@ use std::{
     sync::Arc,
 };
 
+use ksi_plugins::config::Log as Keep;
 use parking_lot::Mutex;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
-
-/// How the log is kept.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Keep {
-    /// How large a file of the log becomes before the next is begun, in bytes.
-    pub(crate) max_bytes: u64,
-    /// How many full files are kept.
-    pub(crate) keep_files: u32,
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        Keep { max_bytes: 10 << 20, keep_files: 5 }
-    }
-}
 
 /// Writes whole lines to stderr.
 #[derive(Clone)]
@@ -50,14 +35,31 @@ impl Log {
     }
 
     /// Begins new files at this path, if stderr leads there; a terminal and a pipe are left alone.
-    pub(crate) fn keep(&self, path: &Path, keep: Keep) {
+    pub(crate) fn keep(&self, path: &Path, keep: &Keep) {
         let own = rustix::fs::fstat(rustix::stdio::stderr());
         let (Ok(own), Ok(there)) = (own, rustix::fs::stat(path)) else { return };
         if (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino) {
             let bytes = there.st_size as u64;
-            *self.0.lock() = State { file: Some(path.to_owned()), keep, bytes };
+            *self.0.lock() = State { file: Some(path.to_owned()), keep: keep.clone(), bytes };
         }
     }
+
+    /// Goes on in the file at the log's path, also when what was there was moved away.
+    pub(crate) fn reopen(&self) {
+        let mut state = self.0.lock();
+        let Some(path) = state.file.clone() else { return };
+        if let Err(error) = begin(&path) {
+            // It is said where it still can be.
+            let _ = writeln!(io::stderr(), "error: {} cannot be opened: {error}", path.display());
+        }
+        state.bytes = fs::metadata(path).map_or(0, |found| found.len());
+    }
+}
+
+/// Lets stderr lead to the end of this file.
+fn begin(path: &Path) -> io::Result<()> {
+    let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+    Ok(rustix::stdio::dup2_stderr(&file)?)
 }
 
 impl State {
@@ -82,9 +84,7 @@ impl State {
             0 => fs::remove_file(path)?,
             _ => fs::rename(path, numbered(1))?,
         }
-        let next = File::options().create(true).append(true).mode(0o600).open(path)?;
-        rustix::stdio::dup2_stderr(&next)?;
-        Ok(())
+        begin(path)
     }
 }
 

@@ -85,6 +85,7 @@ async fn dispatch(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Command::Model { verb } => models::model(&cx, verb).await,
         Command::Checkpoint { verb } => upkeep::checkpoint(&cx, verb).await,
+        Command::Config { verb } => config::config(&cx, verb).await,
         Command::Permission { verb } => permission::run(&cx, verb).await,
         Command::Journal { verb } => upkeep::journal(&cx, verb).await,
         Command::Backup { file } => upkeep::backup(&cx, file).await,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has failed")]
 
 mod children;
+mod config;
 mod crash;
 mod daemon;
 mod degraded;
