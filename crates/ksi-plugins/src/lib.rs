@@ -24,6 +24,8 @@ pub mod work;
 pub struct Settings {
     /// The program's version.
     pub version: &'static str,
+    /// Whether a service manager starts and restarts the daemon.
+    pub managed: bool,
     /// When the daemon started.
     pub started: Millis,
     /// This program, under which all children run; some are it themselves under a hidden verb.
@@ -75,6 +77,20 @@ pub fn version(own: &'static str) -> &'static str {
 pub fn version(own: &'static str) -> &'static str {
     own
 }
+
+/// The table of what is mounted, which a test may choose.
+#[cfg(feature = "testing")]
+pub fn mounts() -> PathBuf {
+    std::env::var_os("KSI_TEST_MOUNTS").map_or(MOUNTS.into(), PathBuf::from)
+}
+
+/// The table of what is mounted.
+#[cfg(not(feature = "testing"))]
+pub fn mounts() -> PathBuf {
+    MOUNTS.into()
+}
+
+const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// What tests add, when they ask for it.
 #[cfg(feature = "testing")]

@@ -91,6 +91,8 @@ struct Healthy {
     version: &'static str,
     /// The daemon's process.
     pid: u32,
+    /// Whether a service manager, such as systemd, starts and restarts the daemon.
+    managed: bool,
     modules_loaded: usize,
     #[schemars(with = "Vec<String>")]
     modules: Arc<RawValue>,
@@ -176,6 +178,7 @@ async fn health(cx: Ctx<()>, settings: Arc<Settings>, lasting: Arc<Lasting>) -> 
         uptime: cx.now().0.saturating_sub(settings.started.0) as f64 / 1000.0,
         version: settings.version,
         pid: lasting.pid,
+        managed: settings.managed,
         modules_loaded: daemon.plugins().len(),
         modules: lasting.modules.get_or_init(modules).clone(),
         events_registered: daemon.catalog().len(),

@@ -51,6 +51,7 @@ pub use enforcement::{Enforcement, enforcement};
 pub use environment::Environment;
 pub use identity::Identity;
 pub use limits::Limits;
+pub use os::filesystem::Filesystem;
 pub use os::peer::Peer;
 pub use os::process::ProcessId;
 pub use os::watch::Watch;

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -25,7 +26,7 @@ pub struct Held {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another process holds it.
-    #[error("{path} is locked by {}", holder(.held))]
+    #[error("{path} is locked by {}", describe(.held))]
     Held {
         /// The lock's file.
         path: PathBuf,
@@ -63,7 +64,27 @@ impl Lock {
     }
 }
 
-fn holder(held: &Held) -> String {
+/// Who holds the lock of this file, without touching it; none also where that cannot be known.
+///
+/// The pid is for people to read, and may be another process's by now.
+pub fn holder(path: &Path) -> Option<u32> {
+    let inode = std::fs::metadata(path).ok()?.ino();
+    let said = read_pid(&mut File::open(path).ok()?)?;
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let held = locks.lines().any(|line| is_lock_of(line, said, inode));
+    held.then_some(said)
+}
+
+/// A line such as `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`. The device is not compared:
+/// some filesystems have another one here than for a file's metadata.
+fn is_lock_of(line: &str, pid: u32, inode: u64) -> bool {
+    let fields: Vec<_> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, _, holder, place, ..] = fields[..] else { return false };
+    let at = place.rsplit(':').next().and_then(|at| at.parse().ok());
+    holder.parse() == Ok(pid) && at == Some(inode)
+}
+
+fn describe(held: &Held) -> String {
     match held.pid {
         Some(pid) => format!("process {pid}"),
         None => "another process".to_owned(),

@@ -10,6 +10,7 @@ pub(crate) mod cgroup;
 pub(crate) mod descriptors;
 #[cfg(target_os = "linux")]
 pub(crate) mod ends;
+pub(crate) mod filesystem;
 pub(crate) mod limits;
 pub(crate) mod peer;
 pub(crate) mod process;

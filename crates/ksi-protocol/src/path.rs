@@ -240,6 +240,24 @@ mod tests {
     }
 
     #[test]
+    fn every_client_can_check_its_rule_against_the_same_list() {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            env: std::collections::HashMap<String, String>,
+            socket: Option<String>,
+        }
+        let list = include_str!("../../../transcripts/paths/socket.ndjson");
+        assert!(list.lines().count() > 8);
+        let user = rustix::process::getuid().as_raw().to_string();
+        for line in list.lines() {
+            let Row { env, socket } = serde_json::from_str(line).unwrap();
+            let found = Paths::from_env(&|name| env.get(name).cloned()).ok();
+            let found = found.map(|paths| paths.socket.display().to_string());
+            assert_eq!(found, socket.map(|socket| socket.replace("UID", &user)), "{line}");
+        }
+    }
+
+    #[test]
     fn the_hash_is_the_one_that_others_can_compute() {
         assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);

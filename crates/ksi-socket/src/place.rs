@@ -21,6 +21,11 @@ impl Place {
         place
     }
 
+    /// Of a file that somebody else looks after.
+    pub(crate) fn unwatched() -> Place {
+        Place { watch: None, lost: false }
+    }
+
     /// Watches the folders that are there now.
     pub(crate) fn watch_again(&self, path: &Path) {
         let Some(watch) = &self.watch else { return };

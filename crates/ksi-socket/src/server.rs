@@ -1,7 +1,10 @@
 use std::{
     fs::{self, DirBuilder, Permissions},
     io, mem,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+        net,
+    },
     path::{Path, PathBuf},
     pin::pin,
     time::Duration,
@@ -21,11 +24,13 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// Others may write, but not rename or remove what is not theirs, as in `/tmp`.
 const STICKY: u32 = 0o1000;
 
-/// A bound socket; its file goes away with it.
+/// A bound socket; its file goes away with it, if it made it.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
-    file: SocketFile,
+    path: PathBuf,
+    /// None when somebody else listens for us and looks after the file.
+    file: Option<SocketFile>,
 }
 
 /// Why there is no socket.
@@ -53,6 +58,16 @@ pub enum BindError {
         /// The path.
         path: PathBuf,
     },
+    /// Whoever listens for us does so where no client looks.
+    #[error(
+        "the socket that was handed over is {found}, and clients look at {path}; make both one"
+    )]
+    Elsewhere {
+        /// Where clients look.
+        path: PathBuf,
+        /// Where it is, as far as it has a place.
+        found: String,
+    },
     /// The system refused the socket.
     #[error("cannot listen on {path}; set KSI_SOCKET to another path")]
     Bind {
@@ -74,14 +89,31 @@ impl Server {
         remove_stale(path)?;
         let (listener, file) =
             listen(path).map_err(|source| BindError::Bind { path: path.to_owned(), source })?;
-        Ok(Server { listener, file })
+        Ok(Server { listener, path: path.to_owned(), file: Some(file) })
+    }
+
+    /// Takes over a socket on which somebody else listens for us, at this path: its file is theirs.
+    ///
+    /// Must be called on a tokio runtime.
+    pub fn take(listener: net::UnixListener, path: &Path) -> Result<Server, BindError> {
+        let bind = |source| BindError::Bind { path: path.to_owned(), source };
+        let address = listener.local_addr().map_err(bind)?;
+        let is_there = |found| matches!((inode(found), inode(path)), (Ok(a), Ok(b)) if a == b);
+        if !address.as_pathname().is_some_and(is_there) {
+            let found = address.as_pathname().map(|found| found.display().to_string());
+            let found = found.unwrap_or_else(|| "nowhere".to_owned());
+            return Err(BindError::Elsewhere { path: path.to_owned(), found });
+        }
+        listener.set_nonblocking(true).map_err(bind)?;
+        let listener = UnixListener::from_std(listener).map_err(bind)?;
+        Ok(Server { listener, path: path.to_owned(), file: None })
     }
 
     /// Listens anew if the socket's file is gone, unless somebody else's has taken its place;
     /// returns those who had connected before and were not accepted yet.
     fn mend(&mut self, place: &mut Place) -> Vec<UnixStream> {
-        let path = self.file.path.clone();
-        if self.file.is_there() {
+        let path = self.path.clone();
+        if self.file.as_ref().is_none_or(SocketFile::is_there) {
             place.is_well();
             return Vec::new();
         }
@@ -102,19 +134,19 @@ impl Server {
     /// The listener that it was before.
     fn listen_anew(&mut self, path: &Path) -> Result<UnixListener, BindError> {
         make_folder(folder_of(path))?;
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if net::UnixStream::connect(path).is_ok() {
             return Err(BindError::Occupied { path: path.to_owned() });
         }
         remove_stale(path)?;
         let bind = |source| BindError::Bind { path: path.to_owned(), source };
         let (listener, file) = listen(path).map_err(bind)?;
-        self.file = file;
+        self.file = Some(file);
         Ok(mem::replace(&mut self.listener, listener))
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.file.path
+        &self.path
     }
 
     /// Accepts connections until the kernel is closing, then removes the socket.
@@ -132,7 +164,10 @@ impl Server {
     /// - A socket whose file is removed is made anew; who is connected notices nothing.
     pub async fn run(mut self, kernel: Kernel, admit: Admit) {
         let mut closing = pin!(kernel.ending().closing());
-        let mut place = Place::watch(&self.file.path);
+        let mut place = match self.file {
+            Some(_) => Place::watch(&self.path),
+            None => Place::unwatched(),
+        };
         // It may have gone before it was watched.
         let mend = |server: &mut Server, place: &mut Place| {
             for stream in server.mend(place) {
@@ -186,12 +221,14 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 fn make_folder(folder: &Path) -> Result<(), BindError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    let found = made.and_then(|()| fs::metadata(folder));
-    let found = found.map_err(|source| BindError::Folder { folder: folder.to_owned(), source })?;
-    let trusted = [rustix::process::getuid().as_raw(), 0].contains(&found.uid());
+    let failed = |source| BindError::Folder { folder: folder.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    // A name in `/tmp` can be guessed: a link there may lead to where its owner wants it.
+    let entry = fs::symlink_metadata(folder).map_err(failed)?;
+    let found = fs::metadata(folder).map_err(failed)?;
+    let trusted = |it: &fs::Metadata| [rustix::process::getuid().as_raw(), 0].contains(&it.uid());
     let shared = found.mode() & 0o022 != 0 && found.mode() & STICKY == 0;
-    match trusted && !shared {
+    match trusted(&entry) && trusted(&found) && !shared {
         true => Ok(()),
         false => Err(BindError::Shared { folder: folder.to_owned() }),
     }

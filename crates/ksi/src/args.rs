@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Status,
     /// Say how the daemon is; exit code 1 when something is wrong.
     Health,
+    /// Look at what the daemon stands on; exit code 1 when something does not work.
+    Doctor,
     /// Let agents talk to each other about a topic.
     Orchestrate(Wish),
     /// Send an event and print its reply.

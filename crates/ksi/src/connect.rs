@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     args::{Args, Format},
-    daemon::{LOG, VERSION},
+    daemon::{LOG, VERSION, state_folder},
     fail::no_home,
     output::{harmless, say},
 };
@@ -149,9 +149,7 @@ impl Cx {
     /// Starts the daemon in the background unless it runs; true if this call did it.
     pub(crate) async fn start(&self) -> anyhow::Result<(Client, bool)> {
         let state = &self.paths.state;
-        std::fs::create_dir_all(state).map_err(|why| {
-            no_home(format!("the folder {} cannot be made", state.display()), &why)
-        })?;
+        state_folder(&self.paths)?;
         // Of several commands that start the daemon at once, one does and the others wait for it.
         let gate = state.join("starting.lock");
         let gate = File::create(&gate)

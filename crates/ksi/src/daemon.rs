@@ -10,18 +10,18 @@ use std::{
 };
 
 use anyhow::Context;
-use ksi_journal::SqliteJournal;
+use ksi_journal::{Options, Retention, SqliteJournal};
 use ksi_kernel::{Clock, Kernel, Setup};
 use ksi_plugins::{
     Settings,
     config::{Config, ConfigFile, Live},
 };
-use ksi_process::{Readiness, Shim, lock};
-use ksi_protocol::Paths;
-use ksi_socket::{Admit, Server};
+use ksi_process::{Filesystem, Readiness, Shim, lock};
+use ksi_protocol::{Error, Paths};
+use ksi_socket::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{admission, fail::no_home, log::Log};
+use crate::{admission, fail::no_home, log::Log, service::Service};
 
 /// The journal's file in the state folder.
 pub(crate) const JOURNAL: &str = "journal.db";
@@ -30,10 +30,10 @@ pub(crate) const JOURNAL: &str = "journal.db";
 pub(crate) const LOG: &str = "daemon.log";
 
 /// Runs the daemon until it is told to stop.
-pub(crate) async fn run() -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(service: Service) -> anyhow::Result<ExitCode> {
     let readiness = Readiness::from_env();
     let log = Log::start();
-    match Daemon::start(&log).await {
+    match Daemon::start(&log, service).await {
         Ok(daemon) => {
             readiness.ready();
             daemon.run().await
@@ -48,9 +48,8 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
 struct Daemon {
     kernel: Kernel,
     journal: Arc<SqliteJournal>,
-    server: Server,
-    admit: Admit,
     live: Live,
+    service: Service,
     /// The log, and its file.
     log: (Log, PathBuf),
     signals: Signals,
@@ -74,7 +73,7 @@ impl Signals {
 }
 
 impl Daemon {
-    async fn start(log: &Log) -> anyhow::Result<Daemon> {
+    async fn start(log: &Log, mut service: Service) -> anyhow::Result<Daemon> {
         let signals = Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -83,16 +82,17 @@ impl Daemon {
         let paths = Paths::discover()?;
         let live = Live::new(ConfigFile::new(paths.config.join("config.toml")))?;
         let config = live.get();
-        for folder in [&paths.state, &paths.state.join("transcripts")] {
-            private_folder(folder)?;
-        }
+        state_folder(&paths)?;
+        private_folder(&paths.state.join("transcripts"))?;
         let lock = lock::Lock::acquire(&paths.lock)?;
         log.keep(&paths.state.join(LOG), &config.log);
         let file = paths.state.join(JOURNAL);
-        let opening = tokio::task::spawn_blocking(move || SqliteJournal::open(&file));
+        let options = Options { retention: retention(&config), ..Options::default() };
+        let opening =
+            tokio::task::spawn_blocking(move || SqliteJournal::open_with(&file, &options));
         let no_place = || format!("{} cannot keep locks of effects", paths.state.display());
         let shim = Shim::current()?.at_home(&paths.state).with_context(no_place)?;
-        let mut plugins = ksi_plugins::all(settings(&paths, &config, shim.clone()));
+        let mut plugins = ksi_plugins::all(settings(&paths, &config, shim.clone(), &service));
         let admit = admission::by(shim.clone());
         // Nothing starts before what a former daemon has left is gone.
         let ended = tokio::task::spawn_blocking(move || shim.end_leftovers()).await?;
@@ -112,16 +112,20 @@ impl Daemon {
         for (what, why) in kernel.degraded() {
             tracing::error!(what, why, "degraded");
         }
-        let server = Server::bind(&paths.socket)?;
+        let server = match service.take_listener() {
+            Some(listener) => Server::take(listener, &paths.socket)?,
+            None => Server::bind(&paths.socket)?,
+        };
         tracing::info!(socket = %paths.socket.display(), version = VERSION, "ready");
         let log = (log.clone(), paths.state.join(LOG));
-        Ok(Daemon { kernel, journal, server, admit, live, log, signals, _lock: lock })
+        kernel.tasks().spawn("socket", server.run(kernel.clone(), admit));
+        Ok(Daemon { kernel, journal, live, service, log, signals, _lock: lock })
     }
 
     async fn run(mut self) -> anyhow::Result<ExitCode> {
-        let serve = self.server.run(self.kernel.clone(), self.admit);
-        let serving = self.kernel.tasks().spawn("socket", serve);
-        until_asked(&self.kernel, &mut self.signals, &self.live, &self.log).await;
+        self.service.ready(&self.kernel);
+        self.until_asked().await;
+        self.service.stopping();
         tracing::info!("shutting down");
         let grace = Duration::from_secs(self.live.get().shutdown.grace_seconds.into());
         tokio::select! {
@@ -131,7 +135,6 @@ impl Daemon {
                 std::process::exit(i32::from(crate::fail::FAILED));
             }
         }
-        drop(serving);
         let broken = self.kernel.ending().has_failed();
         if !broken {
             tokio::task::spawn_blocking(move || self.journal.tidy_up()).await?;
@@ -139,29 +142,26 @@ impl Daemon {
         tracing::info!("ended");
         Ok(if broken { ExitCode::from(crate::fail::FAILED) } else { ExitCode::SUCCESS })
     }
-}
 
-/// Returns once the daemon is to end; until then it reads its configuration when asked to.
-async fn until_asked(
-    kernel: &Kernel,
-    Signals { terminate, interrupt, hangup }: &mut Signals,
-    live: &Live,
-    (log, file): &(Log, PathBuf),
-) {
-    let mut changes = live.changes();
-    loop {
-        tokio::select! {
-            () = kernel.ending().asked() => return,
-            _ = terminate.recv() => return,
-            _ = interrupt.recv() => return,
-            Ok(()) = changes.changed() => log.keep(file, &live.get().log),
-            _ = hangup.recv() => {
-                let read = live.reload();
-                // Another program may have moved the log away.
-                log.reopen();
-                match read {
-                    Ok(()) => tracing::info!("the configuration was read again"),
-                    Err(error) => tracing::error!(%error, "what held before stays"),
+    /// Returns once the daemon is to end; until then it reads its configuration when asked to.
+    async fn until_asked(&mut self) {
+        let (Signals { terminate, interrupt, hangup }, (log, file)) =
+            (&mut self.signals, &self.log);
+        let mut changes = self.live.changes();
+        loop {
+            tokio::select! {
+                () = self.kernel.ending().asked() => return,
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                Ok(()) = changes.changed() => log.keep(file, &self.live.get().log),
+                _ = hangup.recv() => {
+                    let read = self.service.reloading(|| self.live.reload());
+                    // Another program may have moved the log away.
+                    log.reopen();
+                    match read {
+                        Ok(()) => tracing::info!("the configuration was read again"),
+                        Err(error) => tracing::error!(%error, "what held before stays"),
+                    }
                 }
             }
         }
@@ -170,9 +170,10 @@ async fn until_asked(
 
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-fn settings(paths: &Paths, config: &Config, shim: Shim) -> Settings {
+fn settings(paths: &Paths, config: &Config, shim: Shim, service: &Service) -> Settings {
     Settings {
         version: ksi_plugins::version(VERSION),
+        managed: service.manages(),
         shim,
         default_model: config.model.clone(),
         models: paths.models.clone(),
@@ -184,6 +185,27 @@ fn settings(paths: &Paths, config: &Config, shim: Shim) -> Settings {
         started: Clock::system().now(),
         local_idle_ms: config.local.idle_seconds.saturating_mul(1000),
     }
+}
+
+fn retention(config: &Config) -> Retention {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let ksi_plugins::config::Journal { keep_days, keep_bytes } = config.journal;
+    Retention { age_ms: u64::from(keep_days) * DAY_MS, bytes: keep_bytes }
+}
+
+/// Makes the folder where all is kept, on a disk of this machine.
+pub(crate) fn state_folder(paths: &Paths) -> anyhow::Result<()> {
+    let place = Filesystem::of(&paths.state, &ksi_plugins::mounts());
+    if let Some(place) = place.filter(Filesystem::is_remote) {
+        let folder = paths.state.display();
+        return Err(Error::unavailable(format!(
+            "{folder} is on {place}, where neither locks nor the journal can be trusted; \
+             set KSI_HOME or XDG_STATE_HOME to a folder on a disk of this machine"
+        ))
+        .retryable(false)
+        .into());
+    }
+    private_folder(&paths.state)
 }
 
 pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {

@@ -25,6 +25,9 @@ struct Health {
     pid: u32,
     version: String,
     uptime: f64,
+    /// Older daemons do not say.
+    #[serde(default)]
+    managed: bool,
     #[serde(flatten)]
     rest: serde_json::Map<String, Value>,
 }
@@ -69,6 +72,13 @@ pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
 pub(crate) async fn restart(cx: &Cx) -> anyhow::Result<ExitCode> {
     // It is replaced whatever its version.
     cx.compared.set(true);
+    if let Ok(client) = cx.running().await
+        && ask(&client).await.is_ok_and(|health| health.managed)
+    {
+        let why = "a service manager has started this daemon, and would not know the new one";
+        let hint = "restart it there, such as with `systemctl --user restart ksi`";
+        return Err(Error::conflict(why).hint(hint).into());
+    }
     let before = end(cx).await?;
     let (client, _) = cx.start().await?;
     let health = ask(&client).await?;

@@ -10,6 +10,7 @@ mod cpu;
 mod daemon;
 mod debate;
 mod discover;
+mod doctor;
 mod events;
 mod fail;
 mod lifecycle;
@@ -19,6 +20,7 @@ mod look;
 mod models;
 mod output;
 mod permission;
+mod service;
 mod signals;
 mod upkeep;
 
@@ -57,9 +59,10 @@ const POLLS_BETWEEN_LOOKS: u32 = 16;
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Command::Start { foreground: true } = args.command {
+        let service = service::Service::from_env()?;
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).event_interval(POLLS_BETWEEN_LOOKS).enable_all();
-        return runtime.build()?.block_on(daemon::run());
+        return runtime.build()?.block_on(daemon::run(service));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = runtime.block_on(dispatch(args));
@@ -77,6 +80,7 @@ async fn dispatch(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Logs { follow, lines } => logs::logs(&cx, *lines, *follow).await,
         Command::Status => lifecycle::status(&cx).await,
         Command::Health => lifecycle::health(&cx).await,
+        Command::Doctor => doctor::doctor(&cx).await,
         Command::Orchestrate(wish) => debate::orchestrate(&cx, wish).await,
         Command::Emit { event, data } => events::emit(&cx, event, data).await,
         Command::Listen { patterns, since } => events::listen(&cx, patterns, *since).await,

@@ -65,7 +65,7 @@ pub(crate) async fn choose(cx: &Cx, client: &Client, wish: &Wish) -> anyhow::Res
     Ok(model.to_owned())
 }
 
-fn on_path(program: &str) -> bool {
+pub(crate) fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }

@@ -107,7 +107,7 @@ pub(crate) async fn backup(cx: &Cx, file: &Path) -> anyhow::Result<ExitCode> {
 
 /// Brings a backup back into the home of a daemon that does not run.
 pub(crate) fn restore(cx: &Cx, file: &Path, replace: bool) -> anyhow::Result<ExitCode> {
-    crate::daemon::private_folder(&cx.paths.state)?;
+    crate::daemon::state_folder(&cx.paths)?;
     let _lock = Lock::acquire(&cx.paths.lock).map_err(|error| {
         Error::conflict(error.to_string()).hint("`ksi stop` first: nothing was changed")
     })?;

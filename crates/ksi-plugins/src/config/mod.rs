@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub use file::{ConfigError, ConfigFile, Loaded, Source};
-pub use settings::{Config, Log, reference, variable, waits_for_start};
+pub use settings::{Config, Journal, Log, reference, variable, waits_for_start};
 
 /// The configuration of a running daemon; cloning it makes another handle to it.
 #[derive(Clone)]

@@ -18,6 +18,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What makes the next start fast.
     pub checkpoint: Checkpoint,
+    /// How much is kept of the past.
+    pub journal: Journal,
 }
 
 /// The local model.
@@ -54,8 +56,24 @@ pub struct Checkpoint {
     pub snapshot_every: u64,
 }
 
+/// How much is kept of what two snapshots hold as well.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Journal {
+    /// Facts older than so many days go.
+    pub keep_days: u32,
+    /// The oldest facts go when the journal has more than so many bytes.
+    pub keep_bytes: u64,
+}
+
 /// What holds from the next start of the daemon on; all else holds at once.
-const FROM_NEXT_START: [&str; 3] = ["model", "local.idle_seconds", "checkpoint.snapshot_every"];
+const FROM_NEXT_START: [&str; 5] = [
+    "model",
+    "local.idle_seconds",
+    "checkpoint.snapshot_every",
+    "journal.keep_days",
+    "journal.keep_bytes",
+];
 
 impl Default for Local {
     fn default() -> Self {
@@ -78,6 +96,12 @@ impl Default for Shutdown {
 impl Default for Checkpoint {
     fn default() -> Self {
         Checkpoint { snapshot_every: 10_000 }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Journal { keep_days: 30, keep_bytes: 1 << 30 }
     }
 }
 

@@ -235,6 +235,7 @@ mod tests {
     fn settings(folder: &Path) -> Settings {
         Settings {
             version: "0",
+            managed: false,
             shim: ksi_process::Shim::new("/nowhere"),
             default_model: None,
             models: folder.join("models"),

@@ -79,6 +79,7 @@ impl Daemon {
         let home = folder.path();
         let settings = Settings {
             version: "0.0.0",
+            managed: false,
             shim: ksi_process::Shim::new(env!("CARGO_BIN_EXE_ksi-plugins-test-program")),
             default_model: None,
             models: home.join("models"),

@@ -165,6 +165,7 @@ fn settings(folder: &TempDir) -> Arc<Settings> {
     let home = folder.path();
     Arc::new(Settings {
         version: "0.0.0",
+        managed: false,
         shim: ksi_process::Shim::new(env!("CARGO_BIN_EXE_ksi-plugins-test-program")),
         default_model: Some(format!("scripted:{}/script.yaml", home.display())),
         models: home.join("models"),

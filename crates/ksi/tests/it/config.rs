@@ -41,7 +41,7 @@ fn settings_are_shown_got_and_set_without_a_daemon() {
     assert_eq!(line("log.max_bytes"), ["log.max_bytes", "10485760", "default"]);
     assert_eq!(
         home.json(&["config", "show", "-o", "json"])["settings"].as_array().unwrap().len(),
-        6
+        8
     );
     assert_eq!(home.ksi(&["--no-start", "health"]).status.code(), Some(3), "none was started");
 }
@@ -166,4 +166,22 @@ fn the_reference_of_the_configuration_is_what_the_program_says() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
     let kept = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(said, kept, "docs/configuration.md is stale: run `make docs`");
+}
+
+#[tokio::test]
+async fn how_much_of_the_past_is_kept_can_be_said() {
+    let home = Home::new();
+    home.ok(&["config", "set", "journal.keep_bytes", "1"]);
+    let daemon = home.daemon().await;
+    let client = daemon.client().await;
+    for round in 0..3 {
+        for value in 0..20 {
+            let data = json!({ "key": "k", "value": value + round });
+            client.emit("state:set", &data).await.unwrap();
+        }
+        home.ok(&["checkpoint", "save"]);
+    }
+    let first = || home.json(&["journal", "stats", "-o", "json"])["first_seq"].as_u64().unwrap();
+    // Facts go after the snapshot that has made them needless.
+    while first() < 20 {}
 }

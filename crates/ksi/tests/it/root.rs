@@ -1,6 +1,9 @@
 //! What only root can try.
 
-use std::os::unix::{fs::PermissionsExt, process::CommandExt};
+use std::os::unix::{
+    fs::{PermissionsExt, lchown},
+    process::CommandExt,
+};
 
 use crate::daemon::Home;
 
@@ -25,4 +28,27 @@ async fn another_user_is_forbidden_everything() {
         assert!(stderr.contains("\"forbidden\"") && stderr.contains("another user"), "{stderr}");
     }
     drop(daemon);
+}
+
+#[test]
+fn a_socket_folder_of_another_user_is_refused_also_behind_a_link() {
+    const NOBODY: u32 = 65534;
+    let home = Home::new();
+    let (own, theirs) = (home.path().join("own"), home.path().join("theirs"));
+    let link = home.path().join("link");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::create_dir(&theirs).unwrap();
+    std::os::unix::fs::symlink(&own, &link).unwrap();
+    for of_another in [&theirs, &link] {
+        lchown(of_another, Some(NOBODY), None).unwrap();
+    }
+    for (folder, refused) in [(&theirs, true), (&link, true), (&own, false)] {
+        let mut command = home.command(&["start"]);
+        let output = command.env("KSI_SOCKET", folder.join("s")).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.success(), !refused, "{said}");
+        assert_eq!(said.contains("other users can change the folder"), refused, "{said}");
+    }
+    let stop = home.command(&["stop"]).env("KSI_SOCKET", own.join("s")).output().unwrap();
+    assert!(stop.status.success());
 }

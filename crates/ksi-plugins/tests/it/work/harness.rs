@@ -41,6 +41,7 @@ impl Daemon {
     fn over(folder: TempDir, journal: MemoryJournal, clock: Clock) -> Self {
         let settings = Settings {
             version: "0.0.0",
+            managed: false,
             shim: ksi_process::Shim::new(env!("CARGO_BIN_EXE_ksi-plugins-test-program")),
             default_model: Some(format!("scripted:{}/script.yaml", folder.path().display())),
             models: folder.path().to_owned(),
