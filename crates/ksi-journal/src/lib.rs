@@ -113,6 +113,10 @@ impl Journal for SqliteJournal {
         self.reader.head()
     }
 
+    fn pruned(&self) -> Result<Seq, JournalError> {
+        self.reader.pruned()
+    }
+
     fn append(&self, batch: Append<'_>) -> Result<(), AppendError> {
         self.writer()?.append(batch)
     }

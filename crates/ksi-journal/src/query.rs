@@ -30,8 +30,10 @@ impl Statement {
         if let Some(before) = query.before.and_then(|before| number(before.0)) {
             select.and("at < ?", before);
         }
-        if let Some(subject) = &query.subject {
-            select.and("subject = ?", subject.clone().into());
+        if !query.subjects.is_empty() {
+            let places = vec!["?"; query.subjects.len()].join(", ");
+            select.sql.push_str(&format!(" AND subject IN ({places})"));
+            select.values.extend(query.subjects.iter().cloned().map(Value::from));
         }
         if let Some(correlation) = &query.correlation {
             select.and("correlation = ?", correlation.clone().into());

@@ -80,6 +80,16 @@ impl Reader {
         .map_err(failed("its last fact cannot be found"))
     }
 
+    /// Facts up to this one may be gone; `Seq(0)` when none is.
+    pub fn pruned(&self) -> Result<Seq, JournalError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached("SELECT max(last) FROM gaps")?;
+            let last: Option<u64> = statement.query_row([], |row| row.get(0))?;
+            Ok(Seq(last.unwrap_or(0)))
+        })
+        .map_err(failed("where facts have gone cannot be found"))
+    }
+
     /// The facts that the query asks for; many at once are read by two threads.
     pub fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
         let Some([first, second]) = halves(query) else { return self.select(query) };

@@ -4,19 +4,23 @@
 use std::sync::Arc;
 
 use ksi_kernel::{
-    Act, Caller, Ctx, Error, Inbox, Kind, Millis, Origin, Pattern, Plugin, Query, Record, Result,
-    Seq,
+    Act, Caller, Code, Ctx, Error, Inbox, Kind, Millis, Origin, Pattern, Plugin, Query, Record,
+    Result, Seq,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
-/// The plugin: `monitor:subscribe unsubscribe get_events`; it keeps nothing.
+/// The plugin: `monitor:subscribe unsubscribe get_events get_correlation_chain get_session_events
+/// get_stats`; it keeps nothing.
 pub fn plugin() -> Plugin<()> {
     Plugin::new("monitor")
         .on("monitor:subscribe", subscribe)
         .on("monitor:unsubscribe", unsubscribe)
         .on("monitor:get_events", get_events)
+        .on("monitor:get_correlation_chain", get_correlation_chain)
+        .on("monitor:get_session_events", get_session_events)
+        .on("monitor:get_stats", get_stats)
         .signal::<Lagged>("monitor:lagged")
 }
 
@@ -69,6 +73,30 @@ struct GetEvents {
     reverse: bool,
 }
 
+/// Read what requests with one correlation id have led to, oldest first
+#[derive(Debug, Deserialize, JsonSchema)]
+struct GetCorrelationChain {
+    /// As the client has chosen it.
+    correlation_id: String,
+    /// At most so many: 1 to 1000.
+    #[serde(default = "hundred")]
+    limit: usize,
+}
+
+/// Read the facts of one conversation, oldest first
+#[derive(Debug, Deserialize, JsonSchema)]
+struct GetSessionEvents {
+    /// The conversation.
+    session_id: String,
+    /// At most so many: 1 to 1000.
+    #[serde(default = "hundred")]
+    limit: usize,
+}
+
+/// How many events there are, and for how many
+#[derive(Debug, Deserialize, JsonSchema)]
+struct GetStats {}
+
 /// So many facts can be read at once.
 const MOST: usize = 1000;
 
@@ -87,6 +115,10 @@ struct Subscribed {
     status: &'static str,
     /// The facts behind this one come.
     since: u64,
+    /// Facts up to this one may be gone, and those that are do not come; only there when that is
+    /// behind `since`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruned: Option<u64>,
 }
 
 /// What became of the subscription.
@@ -100,6 +132,41 @@ struct Unsubscribed {
 struct Events {
     events: Vec<Happened>,
     count: usize,
+    /// Facts up to this one may be gone: the journal keeps only so much of the past.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruned: Option<u64>,
+}
+
+/// What goes through the daemon; `events`, `missed` are counted since its start.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Stats {
+    /// The last fact's sequence number, and the last durable one's.
+    seq: u64,
+    durable_seq: u64,
+    /// Facts up to this one may be gone; 0 when none is.
+    pruned: u64,
+    events: Published,
+    /// Who listens: connections and plugins that have subscribed.
+    listeners: usize,
+    subscriptions: usize,
+    /// Signals that listeners were too slow for; no fact is ever missed.
+    missed: u64,
+    ring: Kept,
+}
+
+/// How many events were published since the daemon's start.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Published {
+    facts: u64,
+    signals: u64,
+}
+
+/// What is kept in memory for those who listen.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Kept {
+    events: usize,
+    bytes: usize,
+    capacity_bytes: usize,
 }
 
 /// One fact.
@@ -127,8 +194,15 @@ async fn subscribe(cx: Ctx<()>, req: Subscribe) -> Result<Subscribed> {
         let error = Error::bad_params("a subscription needs at least one pattern");
         return Err(error.at("event_patterns").hint("`[\"*\"]` stands for everything"));
     }
-    let (number, since) = inbox(cx.caller())?.subscribe(req.event_patterns, req.since.map(Seq));
-    Ok(Subscribed { subscription: format!("s{number}"), status: "subscribed", since: since.0 })
+    let inbox = inbox(cx.caller())?;
+    // Before it begins: what is pruned from here on is read before it goes, or is newer.
+    let pruned = match req.since {
+        Some(since) => pruned(&cx, since).await?,
+        None => None,
+    };
+    let (number, since) = inbox.subscribe(req.event_patterns, req.since.map(Seq));
+    let subscription = format!("s{number}");
+    Ok(Subscribed { subscription, status: "subscribed", since: since.0, pruned })
 }
 
 async fn unsubscribe(cx: Ctx<()>, req: Unsubscribe) -> Result<Unsubscribed> {
@@ -149,35 +223,94 @@ fn inbox(caller: &Caller) -> Result<&Inbox> {
     caller.inbox.as_deref().ok_or_else(none)
 }
 
+/// Up to where facts behind this one may be gone.
+async fn pruned(cx: &Ctx<()>, since: u64) -> Result<Option<u64>> {
+    let pruned = cx.journal(|journal| journal.pruned()).await?;
+    Ok(Some(pruned.0).filter(|pruned| *pruned > since))
+}
+
 async fn get_events(cx: Ctx<()>, req: GetEvents) -> Result<Events> {
-    if !(1..=MOST).contains(&req.limit) {
-        let hint = "with `reverse` false, `after` asks for those that follow";
+    let millis = |seconds: f64| Millis((seconds.max(0.0) * 1000.0) as u64);
+    let query = Query {
+        after: Seq(req.after.unwrap_or(0)),
+        since: req.since.map(millis),
+        before: req.until.map(millis),
+        subjects: req.subject.into_iter().collect(),
+        correlation: req.correlation_id,
+        newest_first: req.reverse,
+        limit: req.limit,
+        ..Query::default()
+    };
+    read(&cx, &req.event_patterns, query).await
+}
+
+async fn get_correlation_chain(cx: Ctx<()>, req: GetCorrelationChain) -> Result<Events> {
+    let (correlation, limit) = (Some(req.correlation_id), req.limit);
+    read(&cx, &[], Query { correlation, limit, ..Query::default() }).await
+}
+
+/// What is asked of the conversation's owner.
+#[derive(Deserialize)]
+struct Conversation {
+    turns: Vec<Turn>,
+    open: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Turn {
+    request_id: String,
+}
+
+async fn get_session_events(cx: Ctx<()>, req: GetSessionEvents) -> Result<Events> {
+    let data = json!({ "conversation_id": &req.session_id });
+    let asked = cx.call("conversation:get", &data).await;
+    let Conversation { turns, open } = asked.map_err(|error| match error.code {
+        Code::NotFound => error.at("session_id"),
+        _ => error,
+    })?;
+    let requests = turns.into_iter().map(|turn| turn.request_id).chain(open);
+    let subjects: Vec<_> = requests.chain([req.session_id]).collect();
+    read(&cx, &[], Query { subjects, limit: req.limit, ..Query::default() }).await
+}
+
+async fn get_stats(cx: Ctx<()>, _: GetStats) -> Result<Stats> {
+    let (seq, durable) = cx.daemon().position();
+    let pruned = cx.journal(|journal| journal.pruned()).await?;
+    let ring = cx.daemon().listener().inbox().overview();
+    Ok(Stats {
+        seq: seq.0,
+        durable_seq: durable.0,
+        pruned: pruned.0,
+        events: Published { facts: ring.facts, signals: ring.signals },
+        listeners: ring.listeners,
+        subscriptions: ring.subscriptions,
+        missed: ring.missed,
+        ring: Kept { events: ring.kept, bytes: ring.bytes, capacity_bytes: ring.capacity },
+    })
+}
+
+/// What a query finds of the facts that match a pattern, if there are any, and may be seen.
+async fn read(cx: &Ctx<()>, patterns: &[Pattern], query: Query) -> Result<Events> {
+    if !(1..=MOST).contains(&query.limit) {
+        let hint = "`monitor:get_events` with `reverse` false and `after` reads those that follow";
         return Err(Error::bad_params(format!("`limit` can be 1 to {MOST}"))
             .at("limit")
             .hint(hint));
     }
     // What was acknowledged before this request must be in its answer.
     cx.read(|()| ()).await?;
-    let names = match visible(&cx, &req.event_patterns) {
-        Some(names) if names.is_empty() => return Ok(Events { events: Vec::new(), count: 0 }),
+    let names = match visible(cx, patterns) {
+        Some(names) if names.is_empty() => {
+            return Ok(Events { events: Vec::new(), count: 0, pruned: None });
+        }
         Some(names) => names,
-        None => req.event_patterns.iter().map(Pattern::to_string).collect(),
+        None => patterns.iter().map(Pattern::to_string).collect(),
     };
-    let millis = |seconds: f64| Millis((seconds.max(0.0) * 1000.0) as u64);
-    let query = Query {
-        after: Seq(req.after.unwrap_or(0)),
-        since: req.since.map(millis),
-        before: req.until.map(millis),
-        names,
-        subject: req.subject,
-        correlation: req.correlation_id,
-        newest_first: req.reverse,
-        limit: req.limit,
-        ..Query::default()
-    };
-    let events: Vec<_> =
-        cx.journal(move |journal| journal.read(&query)).await?.into_iter().map(happened).collect();
-    Ok(Events { count: events.len(), events })
+    let pruned = pruned(cx, query.after.0).await?;
+    let query = Query { names, ..query };
+    let found = cx.journal(move |journal| journal.read(&query)).await?;
+    let events: Vec<_> = found.into_iter().map(happened).collect();
+    Ok(Events { count: events.len(), events, pruned })
 }
 
 /// The facts among these that the caller may see; none when that is all of them.

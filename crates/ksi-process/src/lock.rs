@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -48,9 +50,7 @@ impl Lock {
     /// would let two processes lock two files of the same name.
     pub fn acquire(path: &Path) -> Result<Self, Error> {
         let file_error = |source| Error::File { path: path.to_owned(), source };
-        let options =
-            File::options().read(true).write(true).create(true).truncate(false).to_owned();
-        let mut file = options.open(path).map_err(file_error)?;
+        let mut file = open(path).map_err(file_error)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
@@ -59,6 +59,27 @@ impl Lock {
             }
             Err(error) => return Err(file_error(error.into())),
         }
+        write_holder(&mut file).map_err(file_error)?;
+        Ok(Self { _file: file })
+    }
+
+    /// The same, but waits for a holder that is about to go: who was killed holds its locks until
+    /// its memory is given back. When it stays, a thread of this process may go on waiting.
+    pub fn acquire_within(path: &Path, patience: Duration) -> Result<Self, Error> {
+        match Self::acquire(path) {
+            Err(Error::Held { .. }) => {}
+            done => return done,
+        }
+        let file_error = |source| Error::File { path: path.to_owned(), source };
+        let (freed, waiting) = mpsc::channel();
+        let file = open(path).map_err(file_error)?;
+        std::thread::spawn(move || {
+            if flock(&file, FlockOperation::LockExclusive).is_ok() {
+                // If nobody waits any more, the lock goes with the file.
+                let _ = freed.send(file);
+            }
+        });
+        let Ok(mut file) = waiting.recv_timeout(patience) else { return Self::acquire(path) };
         write_holder(&mut file).map_err(file_error)?;
         Ok(Self { _file: file })
     }
@@ -82,6 +103,10 @@ fn is_lock_of(line: &str, pid: u32, inode: u64) -> bool {
     let [_, "FLOCK", _, _, holder, place, ..] = fields[..] else { return false };
     let at = place.rsplit(':').next().and_then(|at| at.parse().ok());
     holder.parse() == Ok(pid) && at == Some(inode)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 fn describe(held: &Held) -> String {

@@ -1,5 +1,6 @@
 mod calls;
 mod connection;
+mod feed;
 mod subscription;
 
 use std::io::ErrorKind;
@@ -13,6 +14,7 @@ use tokio::net::UnixStream;
 
 use self::calls::After;
 use self::connection::Connection;
+pub use self::feed::{Feed, FeedError, News};
 pub use self::subscription::Subscription;
 use crate::{Context, Error, Pattern, Reply, Result};
 
@@ -50,11 +52,14 @@ pub struct Options {
     pub queued_events: usize,
     /// How many bytes of events may wait in one subscription; the newest event always stays.
     pub queued_bytes: usize,
+    /// A full subscription keeps its events, and nothing is read from the daemon until it has room
+    /// again: for a connection that is there for one subscription.
+    pub waits: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { line_limit: 256 << 20, queued_events: 4096, queued_bytes: 16 << 20 }
+        Self { line_limit: 256 << 20, queued_events: 4096, queued_bytes: 16 << 20, waits: false }
     }
 }
 

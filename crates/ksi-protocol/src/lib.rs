@@ -14,7 +14,7 @@ mod pattern;
 mod similar;
 mod text;
 
-pub use client::{Client, ConnectError, Options, Subscription};
+pub use client::{Client, ConnectError, Feed, FeedError, News, Options, Subscription};
 pub use codec::{Line, Lines};
 pub use doc::{EventDoc, Kind, Raw, parse_data};
 pub use error::{Code, Error, Result};

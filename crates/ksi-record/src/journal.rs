@@ -62,8 +62,8 @@ pub struct Query {
     pub before: Option<Millis>,
     /// Only facts with a name among these (`a:b`, `a:*`, `*`); empty means every name.
     pub names: Vec<String>,
-    /// Only facts about this.
-    pub subject: Option<String>,
+    /// Only facts about one of these; empty means about anything.
+    pub subjects: Vec<String>,
     /// Only facts of this request.
     pub correlation: Option<String>,
     /// Newest first.
@@ -92,7 +92,7 @@ impl Query {
             && self.since.is_none_or(|since| record.at >= since)
             && self.before.is_none_or(|before| record.at < before)
             && (self.names.is_empty() || self.names.iter().any(|n| name_matches(n, &record.name)))
-            && self.subject.as_ref().is_none_or(|subject| *subject == record.subject)
+            && (self.subjects.is_empty() || self.subjects.contains(&record.subject))
             && (self.correlation.is_none() || self.correlation == record.origin.correlation)
     }
 }
@@ -115,6 +115,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Adds facts and returns when they are safe from a crash.
     fn append(&self, batch: Append<'_>) -> Result<(), AppendError>;
+
+    /// Facts up to this one may be gone; `Seq(0)` when none is.
+    fn pruned(&self) -> Result<Seq, JournalError>;
 
     /// The facts that the query asks for.
     fn read(&self, query: &Query) -> Result<Vec<Record>, JournalError>;

@@ -6,9 +6,10 @@ use ksi_protocol::{Error, Pattern, Raw, Result};
 use ksi_state::{Journal, Origin, Query, Record, Seq};
 use tokio::sync::Notify;
 
+use crate::ear::Because;
 use crate::event::Event;
 use crate::line::{Asked, Call, Line, Reply};
-use crate::ring::{Because, Ring, Taken};
+use crate::ring::{Overview, Ring, Taken};
 
 /// What a listener is given.
 #[derive(Debug)]
@@ -45,6 +46,11 @@ impl Inbox {
     /// The subscription's number, and the last fact that does not belong to it.
     pub fn subscribe(&self, patterns: Vec<Pattern>, since: Option<Seq>) -> (u64, Seq) {
         self.ring.subscribe(self.id, patterns, since)
+    }
+
+    /// What goes through the ring, and for how many.
+    pub fn overview(&self) -> Overview {
+        self.ring.overview()
     }
 
     /// Ends a subscription; false if there is none of this number.

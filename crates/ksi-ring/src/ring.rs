@@ -8,6 +8,7 @@ use ksi_state::{Query, Record, Seq};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use crate::ear::{Because, CatchUp, Ear, Filter};
 use crate::event::Event;
 
 /// How many bytes of news the ring keeps.
@@ -32,75 +33,31 @@ struct Shelf {
     everything: Vec<u64>,
     next_ear: u64,
     closed: bool,
-}
-
-/// One listener's filter and place.
-#[derive(Default)]
-struct Ear {
-    /// The first event that it wants and has not been given.
-    unread: Option<u64>,
-    /// Facts up to this one it has been given, or does not want.
-    seen: Seq,
-    /// Signals that wait for it.
+    facts: u64,
     signals: u64,
-    filters: Vec<Filter>,
-    /// Subscriptions so far; no number is used twice.
-    subscriptions: u64,
-    /// Facts to read from the journal before anything live.
-    catch_up: VecDeque<CatchUp>,
-    awake: Arc<Notify>,
+    /// Signals that listeners were too slow for.
+    missed: u64,
 }
 
-/// One subscription, or one fact that is followed.
-#[derive(Debug)]
-struct Filter {
-    because: Because,
-    patterns: Vec<Pattern>,
-    /// Only a fact about this, and only once.
-    about: Option<String>,
-    /// It asked for the facts behind this one.
-    from: Seq,
-    /// The last fact when it began; it reads earlier ones from the journal.
-    joined: Seq,
-    /// The place in the ring from which on it listens.
-    start: u64,
-    /// It was ended while it had facts to deliver, which the subscriptions up to this one, the last
-    /// at that time, may have left to it.
-    ended: Option<Because>,
-}
-
-impl Filter {
-    fn matches(&self, name: &str, subject: Option<&str>) -> bool {
-        self.patterns.iter().any(|pattern| pattern.matches(name))
-            && self.about.as_deref().is_none_or(|about| Some(about) == subject)
-    }
-
-    /// Whether it asked for this fact of the past and left it to another, which has ended since.
-    fn left(&self, seq: Seq, to: &Filter) -> bool {
-        self.from < seq && to.ended.is_some_and(|last| self.because <= last)
-    }
-}
-
-fn because(filter: &&Filter) -> Because {
-    filter.because
-}
-
-/// A stretch of the journal that a listener still has to read.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct CatchUp {
-    after: Seq,
-    until: Seq,
-    /// The subscription that asked to start early; none when the ring moved on.
-    only: Option<Because>,
-}
-
-/// Why an event was delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Because {
-    /// The subscription with the lowest number that matches.
-    Subscribed(u64),
-    /// The listener's own request led to it.
-    Followed,
+/// What goes through a ring, and for how many; counted since the daemon's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overview {
+    /// Listeners that ask for something.
+    pub listeners: usize,
+    /// What they ask for.
+    pub subscriptions: usize,
+    /// Facts that were published.
+    pub facts: u64,
+    /// Signals that were published.
+    pub signals: u64,
+    /// Signals that listeners missed because they were too slow; each listener's count.
+    pub missed: u64,
+    /// Events that the ring holds at present.
+    pub kept: usize,
+    /// How many bytes these are, about.
+    pub bytes: usize,
+    /// How many bytes it may hold.
+    pub capacity: usize,
 }
 
 /// What one look at the ring gives.
@@ -239,7 +196,7 @@ impl Ring {
     /// Takes what this listener wants next.
     pub(crate) fn take(&self, id: u64) -> Taken {
         let mut shelf = self.shelf();
-        let Shelf { events, first, ears, closed, last_fact, .. } = &mut *shelf;
+        let Shelf { events, first, ears, closed, last_fact, missed: all_missed, .. } = &mut *shelf;
         let Some(ear) = ears.get_mut(&id) else { return Taken::Closed };
         if let Some(stretch) = ear.catch_up.front() {
             return Taken::CatchUp(*stretch, ear.query(stretch));
@@ -248,7 +205,11 @@ impl Ring {
             return if *closed { Taken::Closed } else { Taken::Nothing };
         };
         if from < *first {
-            return ear.fall_behind(events, *first, *last_fact);
+            let lagged = ear.fall_behind(events, *first, *last_fact);
+            if let Taken::Lagged { missed } = lagged {
+                *all_missed += missed;
+            }
+            return lagged;
         }
         let mut taken = Vec::new();
         ear.unread = None;
@@ -271,6 +232,24 @@ impl Ring {
             ear.forget_ended();
         }
         Taken::Events(taken)
+    }
+
+    /// What goes through it at present, and what has since the start.
+    pub(crate) fn overview(&self) -> Overview {
+        let shelf = self.shelf();
+        let live = |ear: &Ear| ear.filters.iter().filter(|filter| filter.ended.is_none()).count();
+        let subscriptions: Vec<_> =
+            shelf.ears.values().map(live).filter(|live| *live > 0).collect();
+        Overview {
+            listeners: subscriptions.len(),
+            subscriptions: subscriptions.iter().sum(),
+            facts: shelf.facts,
+            signals: shelf.signals,
+            missed: shelf.missed,
+            kept: shelf.events.len(),
+            bytes: shelf.bytes,
+            capacity: CAPACITY,
+        }
     }
 
     /// No news will come any more; listeners end when they have read what is there.
@@ -305,6 +284,7 @@ impl Shelf {
             }
         }
         self.last_fact = event.seq().unwrap_or(self.last_fact);
+        *if event.seq().is_some() { &mut self.facts } else { &mut self.signals } += 1;
         if !wanted {
             // Who subscribes later begins later, or reads what was before from the journal.
             return;
@@ -334,104 +314,6 @@ impl Shelf {
                 self.by_namespace.entry(namespace.to_owned()).or_default().push(*id);
             }
         }
-    }
-}
-
-impl Ear {
-    /// Notes what the ring no longer holds: the facts to be read from the journal.
-    fn fall_behind(&mut self, events: &VecDeque<Arc<Event>>, first: u64, last_fact: Seq) -> Taken {
-        let oldest = events.iter().find_map(|event| event.seq());
-        let until = oldest.map_or(last_fact, |seq| Seq(seq.0 - 1));
-        let after = std::mem::replace(&mut self.seen, until);
-        self.unread = Some(first);
-        if after < until {
-            self.catch_up.push_back(CatchUp { after, until, only: None });
-        }
-        let signals = events.iter().zip(first..).filter(|(event, _)| event.seq().is_none());
-        let kept = signals.filter(|(event, at)| self.wants(event, *at).is_some()).count();
-        let missed = self.signals.saturating_sub(kept as u64);
-        self.signals -= missed;
-        Taken::Lagged { missed }
-    }
-
-    /// Why it wants this live event: the lowest subscription that matches.
-    fn wants(&self, event: &Event, position: u64) -> Option<Because> {
-        let subject = event.record().map(|record| record.subject.as_str());
-        let matching =
-            || self.filters.iter().filter(|filter| filter.matches(event.name(), subject));
-        let first = matching().filter(|filter| filter.start <= position).min_by_key(because)?;
-        if first.ended.is_none() {
-            return Some(first.because);
-        }
-        let asks = |filter: &&Filter| {
-            let left_it = event.seq().is_some_and(|seq| filter.left(seq, first));
-            filter.ended.is_none() && (filter.start <= position || left_it)
-        };
-        matching().filter(asks).map(|filter| filter.because).min()
-    }
-
-    /// Why it wants this fact of the journal, unless a lower subscription delivers it otherwise.
-    fn missed(&self, record: &Record, only: Option<Because>) -> Option<Because> {
-        let from = |filter: &Filter| if only.is_some() { filter.from } else { filter.joined };
-        let matches = |filter: &&Filter| filter.matches(&record.name, Some(&record.subject));
-        let matching = || self.filters.iter().filter(matches);
-        let asked = |filter: &&Filter| {
-            let over = only.is_some_and(|only| filter.ended.is_some_and(|last| last < only));
-            from(filter) < record.seq && !over
-        };
-        let first = matching().filter(asked).min_by_key(because)?;
-        if only.is_none() && first.ended.is_some() {
-            let asks = |filter: &&Filter| {
-                filter.ended.is_none()
-                    && (filter.joined < record.seq || filter.left(record.seq, first))
-            };
-            return matching().filter(asks).map(|filter| filter.because).min();
-        }
-        only.is_none_or(|only| only == first.because).then_some(first.because)
-    }
-
-    /// An ended subscription is kept only while there is something to read that another, which
-    /// asked for the past, may have left to it: so there are no more of them than were live at once
-    /// when a subscription that still is began.
-    fn forget_ended(&mut self) {
-        if self.filters.iter().all(|filter| filter.ended.is_none()) {
-            return;
-        }
-        let unread = self.unread.is_some() || self.catch_up.iter().any(|it| it.only.is_none());
-        let asks = |filter: &&Filter| filter.ended.is_none() && filter.from < filter.joined;
-        let askers: Vec<_> = self.filters.iter().filter(asks).map(|asker| asker.because).collect();
-        let left_to = |filter: &Filter, last: Because| {
-            askers.iter().any(|asker| filter.because < *asker && *asker <= last)
-        };
-        self.filters
-            .retain(|filter| filter.ended.is_none_or(|last| unread && left_to(filter, last)));
-    }
-
-    /// The next page of a stretch.
-    fn query(&self, stretch: &CatchUp) -> Query {
-        let asks = |filter: &&Filter| stretch.only.is_none_or(|only| only == filter.because);
-        let patterns = self.filters.iter().filter(asks).flat_map(|filter| &filter.patterns);
-        let names = patterns.map(Pattern::to_string).collect();
-        Query { until: Some(stretch.until), names, ..Query::page(stretch.after, HANDFUL) }
-    }
-
-    fn notice(&mut self, position: u64, last_fact: Seq, signal: bool) {
-        if self.unread.is_none() {
-            self.unread = Some(position);
-            self.seen = self.seen.max(last_fact);
-        }
-        self.signals += u64::from(signal);
-        self.awake.notify_one();
-    }
-
-    /// A followed fact comes once.
-    fn given(&mut self, record: &Record) {
-        let over = |filter: &Filter| {
-            filter.about.is_some()
-                && filter.joined < record.seq
-                && filter.matches(&record.name, Some(&record.subject))
-        };
-        self.filters.retain(|filter| !over(filter));
     }
 }
 
@@ -479,6 +361,27 @@ mod tests {
             assert!(ring.unsubscribe(id, number));
             assert!(kept() <= 3, "{}", kept());
         }
+    }
+
+    #[test]
+    fn the_overview_counts_what_went_through_and_what_the_slow_have_missed() {
+        let ring = Ring::default();
+        let ears: Vec<_> = (0..3).map(|_| ring.register().0).collect();
+        let pattern = |text| vec![Pattern::parse(text).unwrap()];
+        ring.subscribe(ears[0], pattern("a:*"), None);
+        ring.subscribe(ears[1], pattern("a:b"), None);
+        let (second, _) = ring.subscribe(ears[1], pattern("*"), None);
+        ring.subscribe(ears[2], pattern("a:*"), None);
+        ring.unsubscribe(ears[1], second);
+        ring.unregister(ears[2]);
+        let large = Box::<serde_json::value::RawValue>::default;
+        ring.publish([fact(1, "a:b"), signal("x:y")]);
+        ring.publish((0..40_000).map(|_| Event::signal("a:b", Millis(1), large())));
+        let Taken::Lagged { missed } = ring.take(ears[0]) else { panic!("it was fast enough") };
+        let seen = ring.overview();
+        assert_eq!((seen.listeners, seen.subscriptions), (2, 2));
+        assert_eq!((seen.facts, seen.signals, seen.missed), (1, 40_001, missed));
+        assert!(missed > 0 && seen.kept < 40_000 && seen.bytes <= seen.capacity);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{cell::Cell, fs::File, io::ErrorKind, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use ksi_process::{Environment, NotReady, Shim, spawn_detached};
-use ksi_protocol::{Client, Code, ConnectError, Error, Paths, Pattern, Subscription};
+use ksi_protocol::{Client, Code, ConnectError, Error, Feed, FeedError, Paths, Pattern};
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 use serde_json::json;
@@ -21,8 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a command that watches waits for a daemon that has gone away.
 const COMEBACK: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// All of ours; paths that begin here are made to hold in `/` too, where the daemon runs.
 fn environment() -> anyhow::Result<Environment> {
@@ -104,30 +102,38 @@ impl Cx {
         }
     }
 
-    /// The same news from the daemon that comes back after one went away; none if none comes.
-    ///
-    /// A daemon that is about to end, or was just killed, may still take a connection.
-    pub(crate) async fn resume(
+    /// These events from a daemon that runs, also when another takes its place.
+    pub(crate) async fn feed(
         &self,
-        patterns: &[Pattern],
+        patterns: Vec<Pattern>,
         since: Option<u64>,
-    ) -> Option<(Client, Subscription)> {
-        self.note("the daemon has gone away; waiting until it is back");
-        let mut pause = FIRST_PAUSE;
-        let back = async {
-            loop {
-                if let Ok(client) = self.running().await
-                    && let Ok(events) = client.subscribe(patterns.to_vec(), since).await
-                {
-                    return (client, events);
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+    ) -> anyhow::Result<Feed> {
+        match Feed::open(&self.paths.socket, patterns, since, COMEBACK).await {
+            Ok(feed) => {
+                self.tell_pruned(feed.pruned());
+                Ok(feed)
             }
-        };
-        let back = tokio::time::timeout(COMEBACK, back).await.ok()?;
+            Err(FeedError::Connect(error)) => Err(error.into()),
+            Err(FeedError::Refused(error)) => Err(error.into()),
+        }
+    }
+
+    /// Says that the daemon is away.
+    pub(crate) fn tell_away(&self) {
+        self.note("the daemon has gone away; waiting until it is back");
+    }
+
+    /// Says that a daemon is back, and if it is another than this program; a client for it.
+    pub(crate) async fn tell_back(&self, pruned: Option<u64>) -> Result<Client, ConnectError> {
         self.note("the daemon is back");
-        Some(back)
+        self.tell_pruned(pruned);
+        self.running().await
+    }
+
+    fn tell_pruned(&self, pruned: Option<u64>) {
+        if let Some(seq) = pruned {
+            self.note(&format!("note: of the facts up to {seq} the journal keeps only some"));
+        }
     }
 
     /// Tells a person what a program need not know.

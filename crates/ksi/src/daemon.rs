@@ -29,6 +29,9 @@ pub(crate) const JOURNAL: &str = "journal.db";
 /// The log's file in the state folder, of a daemon in the background.
 pub(crate) const LOG: &str = "daemon.log";
 
+/// A former daemon that was killed may take so long until its lock is free.
+const DYING: Duration = Duration::from_secs(1);
+
 /// Runs the daemon until it is told to stop.
 pub(crate) async fn run(service: Service) -> anyhow::Result<ExitCode> {
     let readiness = Readiness::from_env();
@@ -84,7 +87,7 @@ impl Daemon {
         let config = live.get();
         state_folder(&paths)?;
         private_folder(&paths.state.join("transcripts"))?;
-        let lock = lock::Lock::acquire(&paths.lock)?;
+        let lock = lock::Lock::acquire_within(&paths.lock, DYING)?;
         log.keep(&paths.state.join(LOG), &config.log);
         let file = paths.state.join(JOURNAL);
         let options = Options { retention: retention(&config), ..Options::default() };

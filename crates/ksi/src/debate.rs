@@ -4,7 +4,7 @@ mod screen;
 
 use std::{ops::ControlFlow, process::ExitCode};
 
-use ksi_protocol::{Client, Error, Result as Reply, Subscription};
+use ksi_protocol::{Client, Error, Feed, News, Result as Reply};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ pub(crate) async fn orchestrate(cx: &Cx, wish: &Wish) -> anyhow::Result<ExitCode
         asked = signals.next() => return Ok(nothing_started(asked)),
     };
     let Health { seq } = client.call("system:health", &json!({})).await?;
-    let events = news(&client, seq).await?;
+    let feed = cx.feed(patterns(&NEWS)?, Some(seq)).await?;
     let mut started = start(&client, wish, &model, &mut signals).await?;
     // Only now is it known that nothing but the model is in the way.
     if let ControlFlow::Continue(Err(refusal)) = &started
@@ -57,9 +57,9 @@ pub(crate) async fn orchestrate(cx: &Cx, wish: &Wish) -> anyhow::Result<ExitCode
     };
     let title = bold(&format!("{} — {}", harmless(&wish.topic), agents.join(", ")));
     let title = if cx.json() { String::new() } else { format!("{title}\n") };
-    let screen = Screen::new(id.clone(), cx.json(), seq);
+    let screen = Screen::new(id.clone(), cx.json());
     let watched = tokio::select! {
-        watched = watch(cx, &mut client, events, screen, title) => watched,
+        watched = watch(cx, &mut client, feed, screen, title) => watched,
         asked = signals.next() => return end(&client, &id, asked, &mut signals).await,
     };
     match watched {
@@ -141,32 +141,29 @@ async fn start(
 /// All orchestrations, and what holds them up.
 const NEWS: [&str; 4] = ["orchestration:*", "completion:chunk", "completion:retrying", "journal:*"];
 
-/// The news from behind this fact on.
-async fn news(client: &Client, after: u64) -> Reply<Subscription> {
-    client.subscribe(patterns(&NEWS)?, Some(after)).await
-}
-
 /// Prints what happens until the end; an error if it cannot be shown until then.
 async fn watch(
     cx: &Cx,
     client: &mut Client,
-    mut events: Subscription,
+    mut feed: Feed,
     mut screen: Screen,
     title: String,
 ) -> anyhow::Result<Reply<()>> {
     print(title).await?;
-    loop {
-        let Some(event) = events.next().await else {
-            let Some(back) = cx.resume(&patterns(&NEWS)?, Some(screen.seen())).await else { break };
-            (*client, events) = back;
-            continue;
+    while let Some(news) = feed.next().await {
+        let event = match news {
+            News::Event(event) => event,
+            News::Away(_) => {
+                cx.tell_away();
+                continue;
+            }
+            News::Back { pruned } => {
+                if let Ok(back) = cx.tell_back(pruned).await {
+                    *client = back;
+                }
+                continue;
+            }
         };
-        if events.lagged() > 0 {
-            // A fact may be among what was lost; the journal has them all.
-            drop(events);
-            events = news(client, screen.seen()).await?;
-            continue;
-        }
         let ended = screen.show(&event)?;
         print(screen.take()).await?;
         if let Some(ended) = ended {

@@ -2,8 +2,8 @@
 
 use std::{io::Read, process::ExitCode};
 
-use ksi_protocol::{Code, ConnectError, Pattern, Pushed, Subscription, check_event_name};
-use serde::{Deserialize, de::IgnoredAny};
+use ksi_protocol::{Code, ConnectError, Feed, News, Pushed, check_event_name};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,11 +21,6 @@ pub(crate) async fn emit(cx: &Cx, event: &str, data: &[String]) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-#[derive(Deserialize)]
-struct Health {
-    seq: u64,
-}
-
 /// Prints events as they happen, until Ctrl-C or the daemon's end.
 pub(crate) async fn listen(
     cx: &Cx,
@@ -33,40 +28,30 @@ pub(crate) async fn listen(
     since: Option<u64>,
 ) -> anyhow::Result<ExitCode> {
     let patterns = connect::patterns(patterns).map_err(Usage)?;
-    let client = cx.client().await?;
-    let begin = match since {
-        Some(since) => Some(since),
-        // Where it begins must be known, should the daemon go away before the first fact.
-        None => {
-            let health = client.call("system:health", &json!({})).await;
-            health.ok().map(|Health { seq }| seq)
-        }
-    };
-    let events = client.subscribe(patterns.clone(), begin).await?;
+    drop(cx.client().await?);
+    let feed = cx.feed(patterns, since).await?;
     tokio::select! {
-        ended = follow(cx, &patterns, begin, events) => ended,
+        ended = follow(cx, feed) => ended,
         _ = tokio::signal::ctrl_c() => Ok(ExitCode::SUCCESS),
     }
 }
 
 /// Goes on behind the last fact when the daemon comes back: no fact is lost, and none comes twice.
-async fn follow(
-    cx: &Cx,
-    patterns: &[Pattern],
-    mut seen: Option<u64>,
-    mut events: Subscription,
-) -> anyhow::Result<ExitCode> {
-    loop {
-        while let Some(event) = events.next().await {
-            print(cx, &event)?;
-            seen = event.seq.or(seen);
+async fn follow(cx: &Cx, mut feed: Feed) -> anyhow::Result<ExitCode> {
+    let mut was_stopped = false;
+    while let Some(news) = feed.next().await {
+        match news {
+            News::Event(event) => print(cx, &event)?,
+            News::Away(why) => {
+                was_stopped = why.code == Code::Shutdown;
+                cx.tell_away();
+            }
+            News::Back { pruned } => drop(cx.tell_back(pruned).await),
         }
-        let was_stopped = events.ended().is_some_and(|why| why.code == Code::Shutdown);
-        match cx.resume(patterns, seen).await {
-            Some((_, resumed)) => events = resumed,
-            None if was_stopped => return Ok(ExitCode::SUCCESS),
-            None => return Err(ConnectError::Refused(cx.paths.socket.clone()).into()),
-        }
+    }
+    match was_stopped {
+        true => Ok(ExitCode::SUCCESS),
+        false => Err(ConnectError::Refused(cx.paths.socket.clone()).into()),
     }
 }
 

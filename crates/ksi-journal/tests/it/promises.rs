@@ -42,6 +42,10 @@ impl Journal for NeverClosed {
         self.0.head()
     }
 
+    fn pruned(&self) -> Result<Seq, JournalError> {
+        self.0.pruned()
+    }
+
     fn append(&self, batch: Append<'_>) -> Result<(), AppendError> {
         self.0.append(batch)
     }

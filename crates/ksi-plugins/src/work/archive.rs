@@ -237,7 +237,12 @@ pub(super) fn rested(
     journal: &dyn Journal,
     id: &str,
 ) -> Result<(Option<Rested>, Vec<Turn>), JournalError> {
-    Ok((one(journal, CONVERSATIONS, id)?, all(journal, &Select::all(turns_of(id)))?))
+    Ok((rest(journal, id)?, all(journal, &Select::all(turns_of(id)))?))
+}
+
+/// How a conversation stood when it last came to rest.
+pub(super) fn rest(journal: &dyn Journal, id: &str) -> Result<Option<Rested>, JournalError> {
+    one(journal, CONVERSATIONS, id)
 }
 
 /// The document of this name.

@@ -18,6 +18,7 @@ pub mod queries;
 pub mod requests;
 pub mod retry;
 pub mod scripted;
+mod session;
 pub mod state;
 mod which;
 
@@ -61,6 +62,7 @@ fn with(desk: &Arc<Desk>) -> Plugin<Work> {
         })
         .on("completion:cancel", requests::cancel)
         .on("completion:status", queries::status)
+        .on("completion:session_status", session::status)
         .on("completion:list", queries::list)
         .on("completion:providers", move |_: Ctx<Work>, req: ListProviders| {
             std::future::ready(queries::providers(&listing, &req))

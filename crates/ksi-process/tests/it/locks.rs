@@ -55,3 +55,25 @@ fn a_file_that_cannot_be_used_is_an_error_of_its_own() {
     let error = Lock::acquire(&folder.path().join("no/such/folder")).unwrap_err();
     assert!(matches!(error, Error::File { .. }), "{error:?}");
 }
+
+#[test]
+fn a_holder_that_is_about_to_go_is_waited_for_and_one_that_stays_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lock");
+    let first = Lock::acquire(&path).unwrap();
+    let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+    let (at, patience) = (path.clone(), std::time::Duration::from_secs(30));
+    let second = std::thread::spawn(move || Lock::acquire_within(&at, patience));
+    let waits = |line: &str| line.contains("-> FLOCK") && line.contains(&format!(":{inode} "));
+    while !std::fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {}
+    assert_eq!(ksi_process::lock::holder(&path), Some(std::process::id()));
+    drop(first);
+    let second = second.join().unwrap().unwrap();
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("pid "));
+
+    let error = Lock::acquire_within(&path, std::time::Duration::from_millis(1)).unwrap_err();
+    let us = Held { pid: Some(std::process::id()) };
+    assert!(matches!(error, Error::Held { held, .. } if held == us), "{error:?}");
+    drop(second);
+    assert_eq!(ksi_process::lock::holder(&path), None);
+}

@@ -1,11 +1,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
-use super::subscription::{Interest, Queue};
+use super::subscription::{Begun, Interest, Queue};
 use crate::{Code, Error, Pushed, Reply, Result};
 
 /// What a connection waits for: answers to its calls, events for its subscriptions.
@@ -49,13 +48,6 @@ pub(super) enum After {
 struct Subscribed {
     id: String,
     interest: Interest,
-}
-
-#[derive(Deserialize)]
-struct SubscribeReply {
-    subscription: String,
-    /// The fact after which its events come.
-    since: Option<u64>,
 }
 
 impl Calls {
@@ -124,12 +116,13 @@ impl Calls {
     }
 
     fn subscribed(&mut self, reply: Reply, mut interest: Interest) -> Result<Reply> {
-        let started: SubscribeReply = serde_json::from_str(reply.data.get()).map_err(|error| {
+        let begun: Begun = serde_json::from_str(reply.data.get()).map_err(|error| {
             Error::internal(format!("the answer to `{}` is not as expected: {error}", reply.event))
         })?;
-        interest.since = started.since.or(interest.since);
-        interest.queue.name(&started.subscription);
-        self.subscriptions.push(Subscribed { id: started.subscription, interest });
+        interest.since = begun.since.or(interest.since);
+        let id = begun.subscription.clone();
+        interest.queue.begin(begun);
+        self.subscriptions.push(Subscribed { id, interest });
         Ok(reply)
     }
 
@@ -148,6 +141,12 @@ impl Calls {
             subscribed.interest.queue.push(event.clone());
         }
         last.interest.queue.push(event);
+    }
+
+    /// A subscription that must be read from before more can be taken in.
+    pub(super) fn full(&self) -> Option<Arc<Queue>> {
+        let queues = self.subscriptions.iter().map(|subscribed| &subscribed.interest.queue);
+        queues.chain(&self.unasked).find(|queue| queue.is_full()).cloned()
     }
 
     pub(super) fn ended_subscriptions(&self) -> Vec<String> {

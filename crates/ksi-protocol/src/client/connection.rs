@@ -215,6 +215,12 @@ async fn read(mut input: OwnedReadHalf, shared: &Shared, line_limit: usize) -> E
             let message = format!("the daemon sent a line of more than {line_limit} bytes");
             return Error::new(Code::TooLarge, message);
         }
+        // Bound before the wait, so that no lock is held over it.
+        let full = shared.calls().full();
+        if let Some(queue) = full {
+            queue.has_room().await;
+            continue;
+        }
         buf.reserve(READ);
         match input.read_buf(&mut buf).await {
             Ok(0) => return Error::unavailable("the daemon has closed the connection"),

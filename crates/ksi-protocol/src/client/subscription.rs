@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 use tokio::sync::Notify;
 
@@ -85,6 +85,17 @@ impl Subscription {
         self.last_seq
     }
 
+    /// The fact behind which its events come; none for what comes unasked.
+    pub fn since(&self) -> Option<u64> {
+        self.queue.begun.get()?.since
+    }
+
+    /// Facts up to this one may be gone, and those that are do not come: only told when that is
+    /// behind the fact that was asked for.
+    pub fn pruned(&self) -> Option<u64> {
+        self.queue.begun.get()?.pruned
+    }
+
     /// Why no more events come; none while they may.
     pub fn ended(&self) -> Option<Error> {
         self.queue.lock().ended.clone()
@@ -118,12 +129,24 @@ impl Interest {
 /// newest say how things stand, and facts can be read again by their `seq`.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// The subscription's; none before the daemon has answered, and for what comes unasked.
-    id: OnceLock<String>,
+    /// None before the daemon has answered, and for what comes unasked.
+    begun: OnceLock<Begun>,
     waiting: Mutex<Waiting>,
     arrived: Notify,
+    taken: Notify,
     max_events: usize,
     max_bytes: usize,
+    /// It keeps everything, and whoever fills it waits.
+    waits: bool,
+}
+
+/// How a subscription began, as the daemon says it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Begun {
+    pub(super) subscription: String,
+    /// The fact after which its events come.
+    pub(super) since: Option<u64>,
+    pruned: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -145,9 +168,11 @@ enum Taken {
 impl Queue {
     fn new(options: &Options) -> Self {
         Self {
-            id: OnceLock::new(),
+            begun: OnceLock::new(),
             waiting: Mutex::default(),
             arrived: Notify::new(),
+            taken: Notify::new(),
+            waits: options.waits,
             max_events: options.queued_events,
             max_bytes: options.queued_bytes,
         }
@@ -160,14 +185,28 @@ impl Queue {
         }
         waiting.bytes += size(&event);
         waiting.events.push_back(event);
-        while waiting.events.len() > 1
-            && (waiting.events.len() > self.max_events || waiting.bytes > self.max_bytes)
-        {
+        while !self.waits && waiting.events.len() > 1 && self.is_over(&waiting) {
             waiting.pop();
             waiting.lagged += 1;
         }
         drop(waiting);
         self.arrived.notify_one();
+    }
+
+    fn is_over(&self, waiting: &Waiting) -> bool {
+        waiting.events.len() > self.max_events || waiting.bytes > self.max_bytes
+    }
+
+    /// Whether whoever fills it is to wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.waits && self.is_over(&self.lock())
+    }
+
+    /// Returns once it is not full.
+    pub(super) async fn has_room(&self) {
+        while self.is_full() {
+            self.taken.notified().await;
+        }
     }
 
     pub(super) fn end(&self, reason: &Error) {
@@ -178,18 +217,21 @@ impl Queue {
     fn take(&self) -> Taken {
         let mut waiting = self.lock();
         match waiting.pop() {
-            Some(event) => Taken::Event(event),
+            Some(event) => {
+                self.taken.notify_one();
+                Taken::Event(event)
+            }
             None if waiting.ended.is_some() => Taken::Ended,
             None => Taken::Nothing,
         }
     }
 
     pub(super) fn id(&self) -> Option<&str> {
-        self.id.get().map(String::as_str)
+        self.begun.get().map(|begun| begun.subscription.as_str())
     }
 
-    pub(super) fn name(&self, id: &str) {
-        self.id.get_or_init(|| id.to_owned());
+    pub(super) fn begin(&self, begun: Begun) {
+        self.begun.get_or_init(|| begun);
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -198,6 +240,7 @@ impl Queue {
 
     fn close(&self) {
         *self.lock() = Waiting { closed: true, ..Waiting::default() };
+        self.taken.notify_one();
     }
 
     /// Nothing here can be left half done by a panic.

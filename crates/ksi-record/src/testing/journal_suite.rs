@@ -129,7 +129,7 @@ pub fn reading_obeys_every_filter(open: Open<'_>) {
         (names(&["a"]), &[2, 7, 12]),
         (names(&["request:*", "a"]), &[2, 4, 7, 9, 12]),
         (names(&["%", "agent:_nded", "?", "[a]", "'; --"]), &[]),
-        (Query { subject: Some("bob".into()), ..all() }, &[1, 8, 9]),
+        (Query { subjects: vec!["bob".into()], ..all() }, &[1, 8, 9]),
         (Query { correlation: Some("c3".into()), ..all() }, &[3, 7, 11]),
         (Query { newest_first: true, since: Some(Millis(1_030)), ..all() }, &[12, 11, 10, 9]),
     ];
@@ -269,7 +269,7 @@ pub fn texts_keep_nul_and_every_kind_of_character(open: Open<'_>) {
     assert_eq!(read(&*journal, &Query::default()), texts(&records));
     for (seq, text) in (1..).zip(odd) {
         let all = Query::default;
-        let subject = Query { subject: Some(text.into()), ..all() };
+        let subject = Query { subjects: vec![text.into()], ..all() };
         assert_eq!(places(&*journal, &subject), [seq], "{text:?}");
         let correlation = Query { correlation: Some(text.into()), ..all() };
         assert_eq!(places(&*journal, &correlation), [seq], "{text:?}");
@@ -450,7 +450,7 @@ impl Dice {
             since: self.maybe(Millis(since)),
             before: self.maybe(Millis(before)),
             names: (0..patterns).map(|_| pattern(self)).collect(),
-            subject: self.maybe(subject),
+            subjects: self.maybe(subject).into_iter().collect(),
             correlation: self.maybe(correlation),
             newest_first: self.below(2) == 0,
             limit: self.below(20) as usize,

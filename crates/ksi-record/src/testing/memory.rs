@@ -103,6 +103,10 @@ impl Journal for MemoryJournal {
         Ok(self.lock().head())
     }
 
+    fn pruned(&self) -> Result<Seq, JournalError> {
+        Ok(Seq(0))
+    }
+
     fn append(&self, batch: Append<'_>) -> Result<(), AppendError> {
         let mut inner = self.lock();
         if inner.frozen {

@@ -471,6 +471,10 @@ impl Journal for Panicking {
         self.0.head()
     }
 
+    fn pruned(&self) -> Result<Seq, JournalError> {
+        self.0.pruned()
+    }
+
     fn append(&self, batch: Append<'_>) -> Result<(), AppendError> {
         assert!(batch.records.is_empty(), "no such page");
         self.0.append(batch)

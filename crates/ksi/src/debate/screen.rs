@@ -49,8 +49,6 @@ pub(super) struct Screen {
     id: String,
     json: bool,
     streaming: Option<Streaming>,
-    /// The last fact that was shown, or the one behind which to begin.
-    seen: u64,
     /// What is to be printed next.
     out: String,
 }
@@ -63,14 +61,9 @@ struct Streaming {
 }
 
 impl Screen {
-    /// An empty one, for what happens behind this fact.
-    pub(super) fn new(id: String, json: bool, seen: u64) -> Self {
-        Screen { id, json, streaming: None, seen, out: String::new() }
-    }
-
-    /// The last fact that was shown.
-    pub(super) fn seen(&self) -> u64 {
-        self.seen
+    /// An empty one.
+    pub(super) fn new(id: String, json: bool) -> Self {
+        Screen { id, json, streaming: None, out: String::new() }
     }
 
     /// What is to be printed now.
@@ -81,7 +74,6 @@ impl Screen {
     /// Shows an event, if it is one of this orchestration; the last one brings how it ended.
     pub(super) fn show(&mut self, event: &Pushed) -> anyhow::Result<Option<Reply<()>>> {
         let data: Value = serde_json::from_str(event.data.get())?;
-        self.seen = event.seq.unwrap_or(self.seen);
         match event.event.as_str() {
             "completion:chunk" => self.chunk(&serde_json::from_value(data)?),
             "completion:retrying" => self.retrying(&data),
@@ -208,7 +200,7 @@ mod tests {
     use super::*;
 
     fn screen() -> Screen {
-        Screen::new("d-1".into(), false, 0)
+        Screen::new("d-1".into(), false)
     }
 
     fn chunk(screen: &mut Screen, attempt: u32, offset: u64, text: &str) {
@@ -270,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_others_say_is_not_shown() {
-        let mut screen = Screen::new("d-2".into(), false, 0);
+        let mut screen = Screen::new("d-2".into(), false);
         chunk(&mut screen, 1, 0, "Tea ");
         assert_eq!(screen.take(), "");
     }

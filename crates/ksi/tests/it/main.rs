@@ -9,6 +9,7 @@ mod daemon;
 mod degraded;
 mod doctor;
 mod events;
+mod feeds;
 mod golden;
 mod identity;
 mod idle;

@@ -122,7 +122,8 @@ impl Daemon {
     /// Where in the journal the fact of this name about this request stands.
     pub(super) fn place(&self, name: &str, request: &str) -> Seq {
         let subject = Some(request.to_owned());
-        let query = Query { names: vec![name.into()], subject, ..Query::default() };
+        let subjects = subject.into_iter().collect();
+        let query = Query { names: vec![name.into()], subjects, ..Query::default() };
         let records = self.journal.read(&query).unwrap();
         records.first().expect("the fact is in the journal").seq
     }
