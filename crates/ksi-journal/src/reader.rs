@@ -107,16 +107,20 @@ impl Reader {
         Ok(facts)
     }
 
-    fn select(&self, query: &Query) -> Result<Vec<Record>, JournalError> {
-        let Some(query::Statement { sql, values }) = query::Statement::of(query) else {
+    fn select(&self, asked: &Query) -> Result<Vec<Record>, JournalError> {
+        let Some(query::Statement { sql, values }) = query::Statement::of(asked) else {
             return Ok(Vec::new());
         };
+        let most = asked.bytes;
         let found = self.with(|connection| {
             let mut statement = connection.prepare_cached(&sql)?;
             let mut rows = statement.query(rusqlite::params_from_iter(values))?;
-            let mut records = Vec::new();
-            while let Some(row) = rows.next()? {
+            let (mut records, mut bytes) = (Vec::new(), 0);
+            while (most == 0 || bytes < most)
+                && let Some(row) = rows.next()?
+            {
                 let (fact, data, _) = Row::whole(connection, row)?;
+                bytes += data.as_ref().map_or(0, |data| data.len());
                 records.push(match &data {
                     Some(data) => Row { data, ..fact }.record(),
                     None => Err(fact.lost()),

@@ -46,6 +46,7 @@ struct Compact {}
 
 /// Copy the journal and its snapshots into one file, while everything goes on.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "path": "/mnt/backups/ksi.db" }))]
 struct Backup {
     /// The new file, from the root.
     path: PathBuf,

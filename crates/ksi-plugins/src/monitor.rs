@@ -26,6 +26,7 @@ pub fn plugin() -> Plugin<()> {
 
 /// Receive the events that match, as they happen or from an earlier fact on.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "event_patterns": ["completion:*"], "since": 0 }))]
 struct Subscribe {
     /// Names or `namespace:*` or `*`.
     #[schemars(with = "Vec<String>")]
@@ -38,6 +39,7 @@ struct Subscribe {
 
 /// End a subscription of this connection.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "subscription": "s1" }))]
 struct Unsubscribe {
     /// As the subscription was named, such as `s1`.
     subscription: String,
@@ -45,6 +47,7 @@ struct Unsubscribe {
 
 /// Read facts from the journal.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "event_patterns": ["state:*"], "limit": 10 }))]
 struct GetEvents {
     /// Names or `namespace:*`; without them, every fact.
     #[serde(default)]

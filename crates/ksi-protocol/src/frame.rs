@@ -3,6 +3,7 @@
 mod call;
 mod fields;
 mod message;
+mod number;
 mod request;
 mod write;
 

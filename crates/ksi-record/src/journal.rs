@@ -70,6 +70,8 @@ pub struct Query {
     pub newest_first: bool,
     /// At most so many; 0 means all.
     pub limit: usize,
+    /// No more once they hold so many bytes of data; 0 means any number.
+    pub bytes: usize,
 }
 
 impl Query {

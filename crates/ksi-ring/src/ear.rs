@@ -8,7 +8,7 @@ use ksi_state::{Query, Record, Seq};
 use tokio::sync::Notify;
 
 use crate::event::Event;
-use crate::ring::{HANDFUL, Taken};
+use crate::ring::{ARMFUL, HANDFUL, Taken};
 
 /// One listener's filter and place.
 #[derive(Default)]
@@ -159,7 +159,8 @@ impl Ear {
         let asks = |filter: &&Filter| stretch.only.is_none_or(|only| only == filter.because);
         let patterns = self.filters.iter().filter(asks).flat_map(|filter| &filter.patterns);
         let names = patterns.map(Pattern::to_string).collect();
-        Query { until: Some(stretch.until), names, ..Query::page(stretch.after, HANDFUL) }
+        let page = Query::page(stretch.after, HANDFUL);
+        Query { until: Some(stretch.until), names, bytes: ARMFUL, ..page }
     }
 
     pub(crate) fn notice(&mut self, position: u64, last_fact: Seq, signal: bool) {

@@ -17,6 +17,9 @@ const CAPACITY: usize = 8 << 20;
 /// The most events a listener is given at once.
 pub(crate) const HANDFUL: usize = 256;
 
+/// It is given no more once their data has so many bytes: it may never be read from again.
+pub(crate) const ARMFUL: usize = 64 << 10;
+
 /// The shared buffer of the durable facts and signals that somebody listens to.
 #[derive(Clone, Default)]
 pub struct Ring(Arc<Mutex<Shelf>>);
@@ -137,7 +140,8 @@ impl Ring {
         let Some(front) = ear.catch_up.front_mut().filter(|front| **front == stretch) else {
             return Vec::new();
         };
-        let full = page.last().filter(|_| page.len() == HANDFUL);
+        let bytes: usize = page.iter().map(|record| record.data.get().len()).sum();
+        let full = page.last().filter(|_| page.len() == HANDFUL || bytes >= ARMFUL);
         front.after = full.map_or(stretch.until, |last| last.seq);
         ear.catch_up.pop_front_if(|front| front.after >= front.until);
         let wanted = page.into_iter().filter_map(|record| {
@@ -211,11 +215,11 @@ impl Ring {
             }
             return lagged;
         }
-        let mut taken = Vec::new();
+        let (mut taken, mut bytes) = (Vec::new(), 0);
         ear.unread = None;
         for (event, at) in events.iter().skip((from - *first) as usize).zip(from..) {
             let Some(because) = ear.wants(event, at) else { continue };
-            if taken.len() == HANDFUL {
+            if taken.len() == HANDFUL || bytes >= ARMFUL {
                 ear.unread = Some(at);
                 break;
             }
@@ -225,6 +229,7 @@ impl Ring {
                 None => ear.signals = ear.signals.saturating_sub(1),
             }
             event.record().into_iter().for_each(|record| ear.given(record));
+            bytes += event.data().get().len();
             taken.push((event.clone(), because));
         }
         if ear.unread.is_none() {

@@ -20,10 +20,7 @@ use tokio::{
     time::Sleep,
 };
 
-use crate::{Guest, bell::Bell, calls::Calls};
-
-/// With so many bytes to write, no request is read and no event taken until the client has read.
-const HIGH_WATER: usize = 1 << 20;
+use crate::{Guest, bell::Bell, calls::Calls, share::Share};
 
 /// So many requests are taken before what they led to is written.
 const REQUESTS_PER_TURN: usize = 128;
@@ -55,6 +52,7 @@ pub(crate) struct Connection {
     /// Whoever may not see everything.
     bound: Option<Caller>,
     out: BytesMut,
+    share: Share,
     /// The listener at its work; none once the daemon has no more news.
     news: Option<BoxFuture<(Listener, Option<News>)>>,
     /// Ready when the daemon is closing; none once the client was told.
@@ -82,7 +80,12 @@ struct Input {
 
 impl Connection {
     /// The connection of this guest, or of somebody who is told only why he is none.
-    pub(crate) fn new(kernel: Kernel, stream: UnixStream, guest: Result<Guest>) -> Self {
+    pub(crate) fn new(
+        kernel: Kernel,
+        stream: UnixStream,
+        guest: Result<Guest>,
+        share: Share,
+    ) -> Self {
         let listener = kernel.listener();
         let guest = guest.map(|mut guest| {
             guest.caller.inbox = Some(listener.inbox().clone());
@@ -98,6 +101,7 @@ impl Connection {
             stream,
             input: Input::default(),
             out: BytesMut::new(),
+            share,
             news: Some(Box::pin(next_news(listener))),
             closing: Some(Box::pin(async move { watched.ending().closing().await })),
             ring: bell.clone().into(),
@@ -148,7 +152,7 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.out.len() < HIGH_WATER
+        self.out.len() < self.share.high_water()
     }
 
     /// Whether there may be more that can be taken at once; so say all three.
@@ -325,7 +329,8 @@ mod tests {
             snapshot_every: 0,
         });
         let (mut theirs, ours) = UnixStream::pair().unwrap();
-        let connection = Connection::new(kernel.unwrap(), ours, Err(crate::another_user()));
+        let connection =
+            Connection::new(kernel.unwrap(), ours, Err(crate::another_user()), Share::default());
         theirs.write_all(b"{\"event\":\"system:health\",\"correlation_id\":1}\n{}").await.unwrap();
         theirs.shutdown().await.unwrap();
         connection.serve().await;

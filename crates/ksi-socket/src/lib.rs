@@ -11,6 +11,7 @@ mod guest;
 mod order;
 mod place;
 mod server;
+mod share;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -13,7 +13,7 @@ use std::{
 use ksi_kernel::Kernel;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 
-use crate::{Admit, connection::Connection, place::Place};
+use crate::{Admit, connection::Connection, place::Place, share::Share};
 
 /// So many clients may have connected before they are accepted.
 const BACKLOG: u32 = 1024;
@@ -160,10 +160,12 @@ impl Server {
     ///   when the connection's own request led to them. The connection's own news bears `s0`:
     ///   `monitor:lagged {"missed":n}` when it was so slow that signals were lost, and
     ///   `system:shutdown_notification`, once, whatever it subscribes to.
-    /// - Who does not read is not read from, and costs a bounded amount of memory.
+    /// - Who does not read is not read from, and costs a bounded amount of memory: all
+    ///   together 64 MiB, and for each 16 KiB, what it was given last and one line.
     /// - A socket whose file is removed is made anew; who is connected notices nothing.
     pub async fn run(mut self, kernel: Kernel, admit: Admit) {
         let mut closing = pin!(kernel.ending().closing());
+        let share = Share::default();
         let mut place = match self.file {
             Some(_) => Place::watch(&self.path),
             None => Place::unwatched(),
@@ -171,7 +173,7 @@ impl Server {
         // It may have gone before it was watched.
         let mend = |server: &mut Server, place: &mut Place| {
             for stream in server.mend(place) {
-                start(&kernel, &admit, stream);
+                start(&kernel, &admit, &share, stream);
             }
         };
         mend(&mut self, &mut place);
@@ -185,7 +187,7 @@ impl Server {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => start(&kernel, &admit, stream),
+                Ok((stream, _)) => start(&kernel, &admit, &share, stream),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
@@ -197,11 +199,11 @@ impl Server {
 
 /// Whose process is at the other end is looked at by the connection's own task: others need not
 /// wait for it. The socket knows its peer as it was when it connected.
-fn start(kernel: &Kernel, admit: &Admit, stream: UnixStream) {
-    let (connected, admit) = (kernel.clone(), admit.clone());
+fn start(kernel: &Kernel, admit: &Admit, share: &Share, stream: UnixStream) {
+    let (connected, admit, share) = (kernel.clone(), admit.clone(), share.clone());
     kernel.tasks().spawn("connection", async move {
         let guest = admit(&stream);
-        Connection::new(connected, stream, guest).serve().await;
+        Connection::new(connected, stream, guest, share).serve().await;
     });
 }
 

@@ -26,6 +26,10 @@ struct Described {
     parameters: BTreeMap<String, Parameter>,
     #[serde(default)]
     reply: Value,
+    #[serde(default)]
+    reply_fields: BTreeMap<String, Parameter>,
+    #[serde(default)]
+    example: Value,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -89,7 +93,8 @@ fn first_line(text: &str) -> &str {
 fn reference(found: &Discovered) -> String {
     let mut text = String::from(
         "# Events\n\nMade by `make docs` from what the daemon says of itself; do not edit.\n\
-         Requests are answered by one plugin; facts are in the journal; signals are passing news.\n",
+         Requests are answered by one plugin; facts are in the journal; signals are passing news.\n\
+         The frames around them, and what can go wrong, are in [api.md](api.md).\n",
     );
     let mut namespace = "";
     for (name, event) in &found.events {
@@ -99,21 +104,21 @@ fn reference(found: &Discovered) -> String {
             let _ = write!(text, "\n## {namespace}\n");
         }
         let _ = write!(text, "\n### `{name}`\n\n{} *({})*\n", event.summary, event.kind);
-        table(&mut text, &event.parameters);
-        let fields = event.reply["properties"].as_object().into_iter().flatten();
-        let fields: Vec<_> = fields.map(|(name, _)| format!("`{name}`")).collect();
-        if !fields.is_empty() {
-            let _ = write!(text, "\nReply: {}.\n", fields.join(", "));
+        if !event.example.is_null() {
+            let data = &event.example;
+            let _ = write!(text, "\n```\n> {{\"event\":\"{name}\",\"data\":{data}}}\n```\n");
         }
+        table(&mut text, "field", &event.parameters);
+        table(&mut text, "reply", &event.reply_fields);
     }
     text
 }
 
-fn table(text: &mut String, parameters: &BTreeMap<String, Parameter>) {
+fn table(text: &mut String, what: &str, parameters: &BTreeMap<String, Parameter>) {
     if parameters.is_empty() {
         return;
     }
-    text.push_str("\n| field | type | required | meaning |\n|---|---|---|---|\n");
+    let _ = write!(text, "\n| {what} | type | always | meaning |\n|---|---|---|---|\n");
     for (name, parameter) in parameters {
         let must = if parameter.required { "yes" } else { "" };
         let meaning = parameter.description.replace('\n', " ").replace('|', "\\|");

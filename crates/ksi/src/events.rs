@@ -1,10 +1,13 @@
 //! `ksi emit` and `ksi listen`.
 
-use std::{io::Read, process::ExitCode};
+use std::{collections::BTreeMap, io::Read, process::ExitCode};
 
 use ksi_protocol::{Code, ConnectError, Feed, News, Pushed, check_event_name};
 use serde::de::IgnoredAny;
-use serde_json::{Value, json};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::{
     connect::{self, Cx},
@@ -66,27 +69,28 @@ fn print(cx: &Cx, event: &Pushed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads `data` from the command line: a JSON object, `-`, or fields.
-fn parse(data: &[String]) -> anyhow::Result<Value> {
+/// Reads `data` from the command line: a JSON object, `-`, or fields. It goes to the daemon as it
+/// stands, so that no digit is lost and what stands there twice is refused.
+fn parse(data: &[String]) -> anyhow::Result<Box<RawValue>> {
     let text = match data {
-        [] => return Ok(json!({})),
+        [] => "{}".to_owned(),
         [dash] if dash == "-" => {
             let mut text = String::new();
             std::io::stdin().lock().read_to_string(&mut text)?;
             text
         }
         [json] if json.trim_start().starts_with('{') || is_json(json) => json.clone(),
-        fields => return Ok(Value::Object(fields.iter().map(field).collect::<Result<_, _>>()?)),
+        fields => return object(fields),
     };
-    let value: Value = serde_json::from_str(&text)
+    let value: Box<RawValue> = serde_json::from_str(&text)
         .map_err(|error| Usage::new(format!("the data is not a JSON object: {error}"), USE))?;
-    let found = match value {
-        Value::Object(_) => return Ok(value),
-        Value::Array(_) => "an array",
-        Value::String(_) => "a string",
-        Value::Number(_) => "a number",
-        Value::Bool(_) => "true or false",
-        Value::Null => "null",
+    let found = match value.get().as_bytes().first() {
+        Some(b'{') => return Ok(value),
+        Some(b'[') => "an array",
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "true or false",
+        Some(b'n') => "null",
+        _ => "a number",
     };
     Err(Usage::new(format!("the data must be a JSON object, not {found}"), USE).into())
 }
@@ -98,13 +102,22 @@ fn is_json(text: &str) -> bool {
 const USE: &str =
     "ksi emit state:set '{\"key\": \"a\", \"value\": 1}', or: ksi emit state:set key=a value=1";
 
-/// One `key=value`; the value is JSON where it is valid JSON, and text otherwise.
-fn field(text: &String) -> Result<(String, Value), Usage> {
-    let Some((key, value)) = text.split_once('=') else {
-        return Err(Usage::new(format!("`{text}` is neither JSON nor key=value"), USE));
-    };
-    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
-    Ok((key.to_owned(), value))
+/// Fields such as `key=value`; a value is JSON where it is valid JSON, and text otherwise.
+fn object(fields: &[String]) -> anyhow::Result<Box<RawValue>> {
+    let mut object = BTreeMap::new();
+    for text in fields {
+        let Some((key, value)) = text.split_once('=') else {
+            return Err(Usage::new(format!("`{text}` is neither JSON nor key=value"), USE).into());
+        };
+        let value = match serde_json::from_str(value) {
+            Ok(value) => value,
+            Err(_) => to_raw_value(value)?,
+        };
+        if object.insert(key, value).is_some() {
+            return Err(Usage::new(format!("`{key}` is there twice"), USE).into());
+        }
+    }
+    Ok(to_raw_value(&object)?)
 }
 
 #[cfg(test)]
@@ -112,7 +125,8 @@ mod tests {
     use super::*;
 
     fn parsed(data: &[&str]) -> Value {
-        parse(&data.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).unwrap()
+        let data: Vec<_> = data.iter().map(|text| (*text).to_owned()).collect();
+        serde_json::from_str(parse(&data).unwrap().get()).unwrap()
     }
 
     #[test]
@@ -121,6 +135,9 @@ mod tests {
         assert_eq!(data, json!({"key": "a b", "value": {"n": [1]}, "n": 1, "empty": ""}));
         assert_eq!(parsed(&[" {\"key\": 1}"]), json!({"key": 1}));
         assert_eq!(parsed(&[]), json!({}));
+        let digits = "{\"n\": 123456789012345678901234567890}";
+        assert_eq!(parse(&[digits.to_owned()]).unwrap().get(), digits);
+        assert!(parse(&["key=1".to_owned(), "key=2".to_owned()]).is_err());
         assert!(parse(&["key".to_owned()]).is_err());
         assert!(parse(&["{\"key\":".to_owned()]).is_err());
     }

@@ -94,6 +94,7 @@ pub fn plugin(live: &Live) -> Plugin<()> {
 
 /// One setting and where it comes from
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "key": "local.idle_seconds" }))]
 struct Get {
     /// Such as `local.idle_seconds`.
     key: String,
@@ -101,6 +102,7 @@ struct Get {
 
 /// Change a setting in the file, which keeps its comments
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "key": "local.idle_seconds", "value": 120 }))]
 struct Set {
     /// Such as `local.idle_seconds`.
     key: String,

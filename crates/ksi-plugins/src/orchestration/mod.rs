@@ -64,6 +64,7 @@ const VERSION: u16 = 2;
 
 /// Start an orchestration; its turns come as facts
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "pattern": "debate", "vars": { "topic": "Is P=NP?" } }))]
 struct Start {
     /// The pattern's name.
     #[serde(default = "debate")]
@@ -132,6 +133,7 @@ struct ListPatterns {}
 
 /// One pattern with all its roles and prompts
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "pattern": "debate" }))]
 struct LoadPattern {
     /// Its name.
     pattern: String,

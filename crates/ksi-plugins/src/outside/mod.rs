@@ -49,6 +49,7 @@ pub fn plugin(outside: &Outside) -> Plugin<()> {
 
 /// Answer events from this connection, for as long as it lives
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "name": "mine", "handles": [{ "event": "my:custom:event", "summary": "Add one" }] }))]
 struct Register {
     /// Small letters, digits, `-` and `_`.
     name: String,

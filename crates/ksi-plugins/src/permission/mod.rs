@@ -71,6 +71,7 @@ struct GetProfile {
 
 /// Give a profile to an agent, or to another principal
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "agent_id": "ada", "level": "standard" }))]
 struct SetAgent {
     /// An agent's name, or a principal such as `launch:x`.
     #[serde(alias = "principal")]
@@ -86,6 +87,7 @@ struct SetAgent {
 
 /// What an agent, or another principal, may do
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "agent_id": "ada" }))]
 struct GetAgent {
     /// An agent's name, or a principal; the sender itself when it is left out.
     #[serde(default, alias = "principal")]
@@ -94,6 +96,7 @@ struct GetAgent {
 
 /// Whether an agent may have a child with this profile
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "level": "standard" }))]
 struct ValidateSpawn {
     /// The agent, or another principal; the sender itself when it is left out.
     #[serde(default)]
@@ -105,6 +108,7 @@ struct ValidateSpawn {
 
 /// Whether somebody may send or see an event
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "event": "agent:spawn", "agent_id": "ada" }))]
 struct Check {
     event: String,
     /// An agent's name, or a principal; the sender itself when it is left out.

@@ -199,6 +199,7 @@ pub struct ConversationSummary {
 
 /// Shows a conversation with all that was said
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "conversation_id": "c1" }))]
 pub struct GetConversation {
     /// Which one.
     #[serde(default)]

@@ -58,11 +58,13 @@ pub struct Ask {
 /// Asks a model and returns at once; the answer comes as `completion:result`
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(example = serde_json::json!({ "prompt": "Write a haiku about coding", "model": "local" }))]
 pub struct AskLater(pub Ask);
 
 /// Asks a model and waits for the answer
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(example = serde_json::json!({ "prompt": "Write a haiku about coding", "model": "local" }))]
 pub struct AskNow(pub Ask);
 
 /// A request that was accepted.

@@ -3,6 +3,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, bad_json, too_deep};
+use super::number::too_large;
 use crate::{Error, Result, check_event_name};
 
 /// What a client sends: an event and its data.
@@ -85,6 +86,7 @@ impl Request {
         if data.is_some_and(|data| !data.get().starts_with('{')) {
             return Err(Error::bad_params("`data` must be an object"));
         }
+        data.map_or(Ok(()), can_be_read)?;
         Ok(Self {
             event,
             data: data.map(ToOwned::to_owned),
@@ -143,6 +145,16 @@ pub(super) fn typed<T: DeserializeOwned>(
     let Some(raw) = raw else { return Ok(None) };
     let value = serde_json::from_str(raw.get());
     value.map(Some).map_err(|_| Error::bad_params(format!("`{name}` must be {expected}")))
+}
+
+/// Whether everybody who reads these numbers reads the same.
+fn can_be_read(data: &RawValue) -> Result<()> {
+    let Some(number) = too_large(data.get()) else { return Ok(()) };
+    let start: String = number.chars().take(24).collect();
+    let ellipsis = if start.len() < number.len() { "…" } else { "" };
+    Err(Error::bad_params(format!("the number {start}{ellipsis} is larger than any double"))
+        .at("data")
+        .hint("send it as a string"))
 }
 
 #[cfg(test)]
@@ -297,11 +309,16 @@ mod tests {
     }
 
     #[test]
-    fn huge_numbers_are_kept_as_they_stand() {
+    fn huge_numbers_are_kept_as_they_stand_if_a_double_can_hold_them() {
         let request = parse(
-            r#"{"event":"a:b","data":{"n":1e999},"correlation_id":123456789012345678901234567890}"#,
+            r#"{"event":"a:b","data":{"n":98765432109876543210},"correlation_id":123456789012345678901234567890}"#,
         );
-        assert_eq!(request.data(), r#"{"n":1e999}"#);
+        assert_eq!(request.data(), r#"{"n":98765432109876543210}"#);
+        let error = rejected(r#"{"event":"a:b","data":{"n":[1e999]}}"#).error;
+        assert_eq!((error.code, error.path.as_deref()), (Code::BadParams, Some("data")));
+        let digits = "9".repeat(400);
+        let error = rejected(format!(r#"{{"event":"a:b","data":{{"n":{digits}}}}}"#)).error;
+        assert!(error.message.contains("the number 999999999999999999999999… is"), "{error}");
         assert_eq!(request.correlation_id.unwrap().get(), "123456789012345678901234567890");
     }
 

@@ -145,6 +145,8 @@ pub fn a_page_and_a_tail_are_cut_at_the_limit(open: Open<'_>) {
     append(&*journal, epoch, 0, 10).unwrap();
     assert_eq!(places(&*journal, &Query::page(Seq(3), 3)), [4, 5, 6]);
     assert_eq!(places(&*journal, &Query::page(Seq(8), 3)), [9, 10]);
+    let cut = |bytes| places(&*journal, &Query { bytes, ..Query::page(Seq(3), 3) });
+    assert_eq!((cut(1), cut(usize::MAX)), (vec![4], vec![4, 5, 6]));
     assert_eq!(places(&*journal, &Query::tail(3)), [10, 9, 8]);
     let names = strings(&["agent:*"]);
     assert_eq!(places(&*journal, &Query { names, limit: 2, ..Query::default() }), [3, 5]);
@@ -451,6 +453,7 @@ impl Dice {
             before: self.maybe(Millis(before)),
             names: (0..patterns).map(|_| pattern(self)).collect(),
             subjects: self.maybe(subject).into_iter().collect(),
+            bytes: 0,
             correlation: self.maybe(correlation),
             newest_first: self.below(2) == 0,
             limit: self.below(20) as usize,

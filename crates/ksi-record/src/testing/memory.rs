@@ -147,7 +147,14 @@ impl Journal for MemoryJournal {
             false => Box::new(inner.records.iter()),
         };
         let limit = if query.limit == 0 { usize::MAX } else { query.limit };
-        Ok(all.filter(|record| query.wants(record)).take(limit).cloned().collect())
+        let mut bytes = 0;
+        let has_room = |record: &&Record| {
+            let room = query.bytes == 0 || bytes < query.bytes;
+            bytes += record.data.get().len();
+            room
+        };
+        let wanted = all.filter(|record| query.wants(record)).take(limit);
+        Ok(wanted.take_while(has_room).cloned().collect())
     }
 
     fn documents(&self, select: &Select) -> Result<Vec<Document>, JournalError> {

@@ -5,7 +5,7 @@ use std::{
     process::{Child, ChildStdout},
 };
 
-use ksi_protocol::Client;
+use ksi_protocol::{Client, Code};
 use serde_json::{Value, json};
 
 use crate::daemon::Home;
@@ -242,4 +242,106 @@ fn the_reference_of_events_is_what_the_daemon_says() {
     let written = std::fs::read_to_string(file).unwrap_or_default();
     let said = home.ok(&["discover", "--markdown"]);
     assert!(written == said, "docs/events.md is stale: run `make docs`");
+}
+
+#[tokio::test]
+async fn every_example_in_the_reference_is_a_request_that_the_daemon_understands() {
+    let home = Home::new();
+    let daemon = home.daemon().await;
+    let client = daemon.client().await;
+    let reference = include_str!("../../../../docs/events.md");
+    let examples: Vec<Value> = reference
+        .lines()
+        .filter_map(|line| line.strip_prefix("> "))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(examples.len() > 40);
+    let mut wrong = Vec::new();
+    for example in examples {
+        let event = example["event"].as_str().unwrap();
+        // One ends the daemon, the other talks to the world.
+        if ["system:shutdown", "model:pull"].contains(&event) {
+            continue;
+        }
+        let error = client.call::<Value>(event, &example["data"]).await.err();
+        use Code::{BadParams, Forbidden, Internal, Panicked, Unhandled};
+        let faults = [BadParams, Forbidden, Internal, Panicked, Unhandled];
+        if error.as_ref().is_some_and(|error| faults.contains(&error.code)) {
+            wrong.push(format!("{example}: {error:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether a line is what the documentation says; `…` stands for anything.
+fn is_as_documented(expected: &Value, found: &Value) -> bool {
+    match (expected, found) {
+        (Value::String(any), _) if any == "…" => true,
+        (Value::Object(expected), Value::Object(found)) => {
+            expected.len() == found.len()
+                && expected.iter().all(|(key, value)| {
+                    found.get(key).is_some_and(|found| is_as_documented(value, found))
+                })
+        }
+        _ => expected == found,
+    }
+}
+
+#[tokio::test]
+async fn what_the_api_reference_shows_is_what_is_said() {
+    let home = Home::new();
+    let _daemon = home.daemon().await;
+    let stream = std::os::unix::net::UnixStream::connect(home.path().join("run/daemon.sock"));
+    let mut stream = BufReader::new(stream.unwrap());
+    stream.get_ref().set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    let reference = include_str!("../../../../docs/api.md");
+    let (mut sent, mut waiting) = (0, Vec::<Value>::new());
+    let next = |stream: &mut BufReader<_>| {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()
+    };
+    for line in reference.lines() {
+        if let Some(request) = line.strip_prefix("> ") {
+            assert!(waiting.is_empty(), "said and not documented: {waiting:?}");
+            std::io::Write::write_all(stream.get_mut(), format!("{request}\n").as_bytes()).unwrap();
+            sent += 1;
+        } else if let Some(expected) = line.strip_prefix("< ") {
+            let expected = serde_json::from_str(expected).unwrap();
+            // An answer and the news that it leads to may come in either order.
+            let found = waiting.iter().position(|found| is_as_documented(&expected, found));
+            if found.map(|at| waiting.remove(at)).is_none() {
+                let mut found = next(&mut stream);
+                if !is_as_documented(&expected, &found) {
+                    waiting.push(std::mem::replace(&mut found, next(&mut stream)));
+                }
+                assert!(is_as_documented(&expected, &found), "{expected}\n{found}\n{waiting:?}");
+            }
+        }
+    }
+    assert!(sent > 10 && waiting.is_empty());
+}
+
+#[test]
+fn every_error_code_is_in_the_api_reference() {
+    let reference = include_str!("../../../../docs/api.md");
+    let source = include_str!("../../../ksi-protocol/src/error.rs");
+    let begin = source.find("pub enum Code {").unwrap();
+    let codes = source[begin..].lines().skip(1).take_while(|line| *line != "}");
+    let codes = codes.filter_map(|line| line.trim().strip_suffix(','));
+    let codes: Vec<_> = codes.filter(|code| code.chars().all(char::is_alphanumeric)).collect();
+    assert!(codes.len() > 15, "{codes:?}");
+    for code in codes {
+        let code: Code = serde_json::from_value(json!(snake(code))).unwrap();
+        let row = format!("| `{}` |", serde_json::to_value(code).unwrap().as_str().unwrap());
+        assert!(reference.contains(&row), "no row {row}");
+    }
+}
+
+fn snake(camel: &str) -> String {
+    let parts = camel.chars().enumerate().flat_map(|(at, c)| {
+        let gap = (c.is_uppercase() && at > 0).then_some('_');
+        gap.into_iter().chain([c.to_ascii_lowercase()])
+    });
+    parts.collect()
 }

@@ -11,6 +11,7 @@ mod doctor;
 mod events;
 mod feeds;
 mod golden;
+mod hostile;
 mod identity;
 mod idle;
 mod lifecycle;

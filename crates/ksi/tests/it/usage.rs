@@ -161,3 +161,17 @@ fn a_state_folder_that_cannot_be_written_is_named_with_what_to_try() {
     assert!(said.contains(&format!("{} cannot be written", file.display())), "{said}");
     assert!(said.contains("hint: set KSI_HOME to a folder that you can write"), "{said}");
 }
+
+#[test]
+fn what_is_said_twice_is_refused_and_not_chosen_from() {
+    let home = Home::new();
+    for (args, said) in [
+        (&["emit", "state:set", "key=a", "key=b", "value=1"][..], "`key` is there twice"),
+        (&["emit", "state:set", r#"{"key":"a","key":"b","value":1}"#], "duplicate field `key`"),
+    ] {
+        let refused = home.ksi(args);
+        let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && stderr.contains(said), "{stderr}");
+    }
+    assert_eq!(home.json(&["emit", "state:get", "key=a"])["found"], false);
+}

@@ -1,6 +1,8 @@
 //! System: how the daemon is, what it answers, and its end.
 #![allow(clippy::unused_async, reason = "handlers are async, also those that need not wait")]
 
+mod shape;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
@@ -9,6 +11,7 @@ use ksi_protocol::did_you_mean;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, Value, to_raw_value};
+use shape::{Parameter, example, parameters};
 
 use crate::{
     Settings,
@@ -26,7 +29,7 @@ pub fn plugin(settings: Arc<Settings>, outside: Outside) -> Plugin<()> {
         .on("system:help", move |cx, req| help(helping.clone(), cx, req))
         .on("system:shutdown", shutdown)
         .on("module:list", move |cx, req| modules(listing.clone(), cx, req))
-        .on("api:schema", move |cx, req| schema(showing.clone(), cx, req))
+        .on("api:schema", move |cx, req| api_schema(showing.clone(), cx, req))
         .signal::<Startup>("system:startup")
         .signal::<ShutdownNotification>("system:shutdown_notification")
         .on_stop(|cx: Ctx<()>| async move {
@@ -54,6 +57,7 @@ struct Discover {
 
 /// How to send one event.
 #[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "event": "state:set" }))]
 struct Help {
     /// The event's name.
     event: String,
@@ -132,16 +136,12 @@ struct Described {
     schema: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reply: Option<Value>,
-}
-
-/// One parameter, or one field of a fact.
-#[derive(Debug, Serialize, JsonSchema)]
-struct Parameter {
-    #[serde(rename = "type")]
-    kind: String,
-    required: bool,
-    default: Value,
-    description: String,
+    /// The reply's fields, with `detail`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_fields: Option<BTreeMap<String, Parameter>>,
+    /// Data that has the right shape, with `detail`; of requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    example: Option<Value>,
 }
 
 /// What the daemon does next.
@@ -266,7 +266,7 @@ async fn modules(outside: Outside, cx: Ctx<()>, _: ListModules) -> Result<Module
     Ok(Modules { count: modules.len(), modules })
 }
 
-async fn schema(
+async fn api_schema(
     outside: Outside,
     cx: Ctx<()>,
     _: ApiSchema,
@@ -279,87 +279,33 @@ fn namespace(event: &str) -> &str {
 }
 
 fn describe(doc: &EventDoc, detail: bool) -> Described {
-    Described {
-        module: doc.plugin.to_owned(),
-        kind: doc.kind,
-        summary: doc.summary.clone(),
-        parameters: parameters(&doc.params),
-        schema: detail.then(|| doc.params.clone()),
-        reply: (detail && !doc.reply.is_null()).then(|| doc.reply.clone()),
-    }
+    let EventDoc { plugin, kind, summary, params, reply, .. } = doc;
+    described_as(plugin, *kind, summary, params, reply, detail)
 }
 
 /// An event of a plugin outside the process, which wrote the schemas itself.
 fn outsider(member: &Member, handle: &Handle, detail: bool) -> Described {
+    let Handle { summary, params, reply, .. } = handle;
+    described_as(member.name(), Kind::Request, summary, params, reply, detail)
+}
+
+fn described_as(
+    module: &str,
+    kind: Kind,
+    summary: &str,
+    params: &Value,
+    reply: &Value,
+    detail: bool,
+) -> Described {
+    let replies = detail && !reply.is_null();
     Described {
-        module: member.name().to_owned(),
-        kind: Kind::Request,
-        summary: handle.summary.clone(),
-        parameters: parameters(&handle.params),
-        schema: detail.then(|| handle.params.clone()),
-        reply: (detail && !handle.reply.is_null()).then(|| handle.reply.clone()),
-    }
-}
-
-/// The fields of a JSON schema, as people and the wire want them.
-fn parameters(schema: &Value) -> BTreeMap<String, Parameter> {
-    let required: Vec<_> =
-        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let properties = schema["properties"].as_object().into_iter().flatten();
-    let parameter = |(name, field): (&String, &Value)| {
-        let parameter = Parameter {
-            kind: type_name(schema, field, DEEPEST),
-            required: required.contains(&name.as_str()),
-            default: field["default"].clone(),
-            description: field["description"].as_str().unwrap_or_default().to_owned(),
-        };
-        (name.clone(), parameter)
-    };
-    properties.map(parameter).collect()
-}
-
-/// So far is looked into a schema; those of plugins outside the process may go in circles.
-const DEEPEST: usize = 8;
-
-/// A field's type in a word or two; `any` where the schema leaves it open.
-fn type_name(root: &Value, field: &Value, depth: usize) -> String {
-    let Some(depth) = depth.checked_sub(1) else { return "any".into() };
-    if let Some(target) = field["$ref"].as_str().and_then(|path| path.strip_prefix('#')) {
-        return root.pointer(target).map_or("any".into(), |field| type_name(root, field, depth));
-    }
-    if let Some(choices) = field["enum"].as_array() {
-        return choices.iter().map(Value::to_string).collect::<Vec<_>>().join(" | ");
-    }
-    match &field["type"] {
-        Value::String(name) if name == "array" => {
-            format!("array of {}", type_name(root, &field["items"], depth))
-        }
-        Value::String(name) => name.clone(),
-        Value::Array(names) => {
-            let names = names.iter().filter_map(Value::as_str).filter(|name| *name != "null");
-            names.collect::<Vec<_>>().join(" | ")
-        }
-        _ => {
-            let choices = field["anyOf"].as_array().or(field["oneOf"].as_array());
-            let names = choices.into_iter().flatten().map(|choice| type_name(root, choice, depth));
-            let names: Vec<_> = names.filter(|name| name != "null").collect();
-            if names.is_empty() { "any".into() } else { names.join(" | ") }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_schema_that_goes_in_circles_comes_to_an_end() {
-        let item = json!({ "type": "array", "items": { "$ref": "#/properties/a" } });
-        let schema = json!({ "properties": { "a": item, "b": { "$ref": "#/properties/b" } } });
-        let parameters = parameters(&schema);
-        assert!(parameters["a"].kind.starts_with("array of array of "));
-        assert_eq!(parameters["b"].kind, "any");
+        module: module.to_owned(),
+        kind,
+        summary: summary.to_owned(),
+        parameters: parameters(params),
+        schema: detail.then(|| params.clone()),
+        reply: replies.then(|| reply.clone()),
+        reply_fields: replies.then(|| parameters(reply)),
+        example: (detail && kind == Kind::Request).then(|| example(params)),
     }
 }
