@@ -116,6 +116,45 @@ impl Load {
         (connections * each) as f64 / start.elapsed().as_secs_f64()
     }
 
+    /// Connections that have subscribed, and do nothing.
+    pub(crate) async fn subscribers(&self, count: usize, pattern: &str) -> Vec<impl Sized + use<>> {
+        let open = (0..count).map(|_| self.subscribed(pattern));
+        join_all(open).await
+    }
+
+    async fn subscribed(&self, pattern: &str) -> Connection {
+        let mut connection = Connection::open(&self.socket).await;
+        let line = format!(
+            "{{\"event\":\"monitor:subscribe\",\"data\":{{\"event_patterns\":[\"{pattern}\"]}},\"correlation_id\":1}}\n"
+        );
+        connection.send(line.as_bytes()).await;
+        connection.receive().await;
+        connection
+    }
+
+    /// So many signals to so many subscribers, 50 in flight; deliveries per second.
+    pub(crate) async fn fan_out(&self, subscribers: usize, signals: usize) -> f64 {
+        const DEPTH: usize = 50;
+        let opened = join_all((0..subscribers).map(|_| self.subscribed("bench:*"))).await;
+        let mut publisher = Connection::open(&self.socket).await;
+        let start = Instant::now();
+        let publish = async {
+            for _ in 0..signals / DEPTH {
+                publisher.send(&self.line.repeat(DEPTH)).await;
+                for _ in 0..DEPTH {
+                    publisher.receive().await;
+                }
+            }
+        };
+        let hear = opened.into_iter().map(|mut connection| async move {
+            for _ in 0..signals {
+                connection.receive().await;
+            }
+        });
+        futures_util::future::join(publish, join_all(hear)).await;
+        (subscribers * signals) as f64 / start.elapsed().as_secs_f64()
+    }
+
     /// Keeps so many requests in flight on connections of their own, until it is dropped.
     pub(crate) async fn keep_busy(&self, connections: usize) {
         self.connections(connections, usize::MAX / connections).await;

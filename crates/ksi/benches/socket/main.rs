@@ -39,6 +39,10 @@ const CONNECTIONS: &str = "64 connections";
 const DURABLE: &str = "durable requests of 64 clients";
 const BESIDE_P50: &str = "health beside 64 durable requests, p50";
 const BESIDE_P99: &str = "health beside 64 durable requests, p99";
+const TO_10: &str = "fan-out of signals to 10";
+const TO_100: &str = "fan-out of signals to 100";
+const CROWD: &str = "1,000 subscribers to something else, p50";
+const CROWD_DURABLE: &str = "durable requests beside those";
 
 /// What is measured, and what its ratio to the reference must be.
 struct Figure {
@@ -47,13 +51,17 @@ struct Figure {
     unit: &'static str,
 }
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 10] = [
     Figure { name: ROUND_TRIP, bound: Bound::AtMost(1.5), unit: "us" },
     Figure { name: IN_FLIGHT, bound: Bound::AtLeast(0.8), unit: "/s" },
     Figure { name: CONNECTIONS, bound: Bound::AtLeast(0.75), unit: "/s" },
     Figure { name: DURABLE, bound: Bound::AtLeast(0.75), unit: "/s" },
     Figure { name: BESIDE_P50, bound: Bound::AtMost(2.0), unit: "us" },
     Figure { name: BESIDE_P99, bound: Bound::AtMost(2.0), unit: "us" },
+    Figure { name: TO_10, bound: Bound::AtLeast(0.9), unit: "/s" },
+    Figure { name: TO_100, bound: Bound::AtLeast(0.9), unit: "/s" },
+    Figure { name: CROWD, bound: Bound::AtMost(1.1), unit: "us" },
+    Figure { name: CROWD_DURABLE, bound: Bound::AtLeast(0.9), unit: "/s" },
 ];
 
 /// A figure, what it must be, and whether it is.
@@ -86,7 +94,7 @@ impl Verdict {
 
 async fn compare(wanted: &[String]) -> bool {
     let folder = tempfile::tempdir().expect("a temp folder");
-    let ksi = Server::ksi(&folder);
+    let ksi = Server::ksi(&folder, "ksi");
     let health = r#"{"event":"system:health","data":{},"correlation_id":"c1"}"#;
     let set = r#"{"event":"state:set","data":{"key":"bench","value":{"n":1},"namespace":"bench"},"correlation_id":"c1"}"#;
     let size = Load::new(&ksi.socket, health).reply_size().await;
@@ -94,6 +102,15 @@ async fn compare(wanted: &[String]) -> bool {
     let echo = Server::reference(&folder, "echo", size, durable_size);
     let plain = [&ksi, &echo].map(|server| Load::new(&server.socket, health));
     let durable = [&ksi, &echo].map(|server| Load::new(&server.socket, set));
+    let news = format!(
+        r#"{{"event":"bench:news","data":{{"text":"{}"}},"correlation_id":"c1"}}"#,
+        "x".repeat(138)
+    );
+    let fan = [&ksi, &echo].map(|server| Load::new(&server.socket, &news));
+    let crowded = Server::ksi(&folder, "crowded");
+    let _crowd = Load::new(&crowded.socket, health).subscribers(1_000, "nothing:*").await;
+    let in_crowd = [&crowded, &ksi].map(|server| Load::new(&server.socket, health));
+    let set_in_crowd = [&crowded, &ksi].map(|server| Load::new(&server.socket, set));
     let beside = async |side: usize| {
         let busy = durable[side].keep_busy(64);
         let quiet = plain[side].round_trip(2_000);
@@ -111,11 +128,19 @@ async fn compare(wanted: &[String]) -> bool {
             CONNECTIONS => plain[side].connections(64, 700).await,
             DURABLE => durable[side].connections(64, 300).await,
             BESIDE_P50 => beside(side).await.p50,
-            _ => beside(side).await.p99,
+            BESIDE_P99 => beside(side).await.p99,
+            TO_10 => fan[side].fan_out(10, 5_000).await,
+            TO_100 => fan[side].fan_out(100, 1_000).await,
+            CROWD => in_crowd[side].round_trip(8_000).await.p50,
+            _ => set_in_crowd[side].connections(64, 300).await,
         };
-        let before = [ksi.processor(), echo.processor()];
+        let servers = match name {
+            CROWD | CROWD_DURABLE => [&crowded, &ksi],
+            _ => [&ksi, &echo],
+        };
+        let before = servers.map(Server::processor);
         let runs = Runs::of(RUNS, run).await;
-        let [ours, theirs] = [ksi.processor() - before[0], echo.processor() - before[1]];
+        let [ours, theirs] = [0, 1].map(|side| servers[side].processor() - before[side]);
         all_hold &= runs.verdict(name, bound, unit, ours / theirs).print();
     }
     all_hold
@@ -128,8 +153,8 @@ struct Server {
 }
 
 impl Server {
-    fn ksi(folder: &TempDir) -> Server {
-        let home = folder.path().join("ksi");
+    fn ksi(folder: &TempDir, name: &str) -> Server {
+        let home = folder.path().join(name);
         let mut command = command(Path::new(env!("CARGO_BIN_EXE_ksi")));
         command.args(["start", "--foreground"]).env("KSI_HOME", &home).stderr(Stdio::null());
         Server::start(command, home.join("run/daemon.sock"))

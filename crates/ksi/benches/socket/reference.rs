@@ -2,10 +2,16 @@
 //!
 //! Each line is parsed and answered with an envelope as large as the daemon's. A `state:set` is
 //! answered when the same row that the daemon writes is on disk; one thread commits what has
-//! gathered while its last commit ran.
+//! gathered while its last commit ran. And a bare fan-out: `bench:…` goes to all who have subscribed,
+//! serialized once, over a bounded channel and a writer for each.
 
-use std::{path::Path, process::ExitCode, sync::mpsc};
+use std::{
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, Mutex, mpsc},
+};
 
+use bytes::Bytes;
 use ksi_protocol::{Line, Lines};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -23,6 +29,12 @@ struct Request<'a> {
     #[serde(borrow)]
     correlation_id: &'a RawValue,
 }
+
+/// Everybody who has subscribed.
+type Fan = Arc<Mutex<Vec<tokio::sync::mpsc::Sender<Bytes>>>>;
+
+/// So many events may wait for one subscriber; the publisher waits for room.
+const WAITING: usize = 1024;
 
 type Row = (String, oneshot::Sender<()>);
 
@@ -43,16 +55,25 @@ pub(crate) fn serve(args: &[String]) -> ExitCode {
 #[allow(clippy::disallowed_methods, reason = "the reference has no task owner")]
 async fn accept(socket: &Path, sizes: [usize; 2], rows: mpsc::Sender<Row>) {
     let listener = UnixListener::bind(socket).expect("a socket");
+    let fan = Fan::default();
     while let Ok((stream, _)) = listener.accept().await {
-        tokio::spawn(echo(stream, sizes, rows.clone()));
+        tokio::spawn(echo(stream, sizes, rows.clone(), fan.clone()));
     }
 }
 
-async fn echo(mut stream: UnixStream, sizes: [usize; 2], rows: mpsc::Sender<Row>) {
+async fn echo(mut stream: UnixStream, sizes: [usize; 2], rows: mpsc::Sender<Row>, fan: Fan) {
     let (mut lines, mut input, mut output) = (Lines::default(), bytes::BytesMut::new(), Vec::new());
     loop {
         while let Some(Line::Frame(line)) = lines.next(&mut input) {
             let Ok(request) = serde_json::from_slice::<Request<'_>>(&line) else { return };
+            if request.event == "monitor:subscribe" {
+                answer(&mut output, &request, sizes[0]);
+                let _ = stream.write_all(&output).await;
+                return deliver(stream, &fan).await;
+            }
+            if request.event.starts_with("bench:") {
+                publish(&request, &fan).await;
+            }
             let durable = request.event == "state:set";
             if durable {
                 let (done, wait) = oneshot::channel();
@@ -69,6 +90,39 @@ async fn echo(mut stream: UnixStream, sizes: [usize; 2], rows: mpsc::Sender<Row>
             return;
         }
     }
+}
+
+async fn publish(request: &Request<'_>, fan: &Fan) {
+    let Request { event, data, .. } = request;
+    let line = format!(
+        "{{\"event\":\"{event}\",\"data\":{data},\"timestamp\":1782864000.123,\"subscription\":\"s1\"}}\n"
+    );
+    let line = Bytes::from(line);
+    let all = fan.lock().expect("a list").clone();
+    for one in all {
+        let _ = one.send(line.clone()).await;
+    }
+}
+
+/// Writes what has gathered, until the subscriber goes.
+async fn deliver(mut stream: UnixStream, fan: &Fan) {
+    let (sender, mut events) = tokio::sync::mpsc::channel(WAITING);
+    fan.lock().expect("a list").push(sender.clone());
+    let (mut batch, mut output) = (Vec::new(), Vec::new());
+    let mut input = [0; 64];
+    loop {
+        tokio::select! {
+            _ = events.recv_many(&mut batch, 256) => {}
+            // A subscriber says nothing more: it has gone.
+            _ = stream.read(&mut input) => break,
+        }
+        output.clear();
+        batch.drain(..).for_each(|line: Bytes| output.extend_from_slice(&line));
+        if stream.write_all(&output).await.is_err() {
+            break;
+        }
+    }
+    fan.lock().expect("a list").retain(|one| !one.same_channel(&sender));
 }
 
 /// An envelope of the same size as the daemon's.

@@ -52,3 +52,45 @@ fn a_socket_folder_of_another_user_is_refused_also_behind_a_link() {
     let stop = home.command(&["stop"]).env("KSI_SOCKET", own.join("s")).output().unwrap();
     assert!(stop.status.success());
 }
+
+/// Runs a script with its home on a disk of its own, six megabytes of memory, which nothing but the
+/// script sees; what it says on stdout and on stderr.
+fn on_a_small_disk(home: &Home, script: &str) -> (String, String) {
+    let mount = "mount -t tmpfs -o size=6m ksi-test \"$KSI_HOME\"";
+    let script = format!("{mount} && KSI={}; {script}", env!("CARGO_BIN_EXE_ksi"));
+    let output = home.program("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_disk_that_is_really_full_refuses_what_would_be_kept_and_recovers_by_itself() {
+    let home = Home::new();
+    let (out, err) = on_a_small_disk(
+        &home,
+        r#"
+        $KSI start && $KSI emit state:set key=before value=1
+        dd if=/dev/zero of=$KSI_HOME/ballast bs=4k 2>/dev/null
+        n=0; while $KSI emit state:set key=k$n value=1 >/dev/null 2>/tmp/ksi-full-$$; do
+            n=$((n+1)); [ $n -lt 2000 ] || exit 9
+        done
+        cat /tmp/ksi-full-$$ >&2; rm /tmp/ksi-full-$$
+        $KSI health; $KSI emit state:get key=before; $KSI doctor
+        rm $KSI_HOME/ballast
+        until $KSI emit state:set key=after value=2 2>/dev/null; do :; done
+        $KSI health; $KSI stop
+        "#,
+    );
+    assert!(err.contains("disk is full; nothing was kept"), "{err}\n{out}");
+    assert!(out.contains("degraded") && out.contains("journal: its disk is full"), "{out}\n{err}");
+    assert!(out.contains("\"found\": true"), "reads go on: {out}");
+    assert!(out.contains("FAIL  disk"), "{out}");
+    assert!(out.contains("healthy\n") && out.contains("has stopped"), "{out}\n{err}");
+
+    let (_, err) = on_a_small_disk(
+        &home,
+        "dd if=/dev/zero of=$KSI_HOME/ballast bs=4k 2>/dev/null; $KSI start; $KSI doctor >&2; :",
+    );
+    assert!(err.contains("No space left on device"), "a new home on a full disk: {err}");
+    assert!(err.contains("FAIL  disk") && err.contains("hint: make room"), "{err}");
+}
