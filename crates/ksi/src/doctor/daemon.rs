@@ -66,7 +66,7 @@ async fn journal(client: &Client) -> Finding {
     match client.call::<Value>("journal:stats", &json!({})).await {
         Ok(stats) => {
             let size = bytes(stats["bytes"].as_u64().unwrap_or_default());
-            Finding::ok("journal", format!("{} facts, {size}", stats["facts"]))
+            Finding::ok("journal", format!("facts: {}, {size}", stats["facts"]))
         }
         Err(error) => Finding::failed("journal", error.to_string()),
     }
@@ -80,6 +80,6 @@ async fn snapshots(client: &Client) -> Finding {
     match listed.iter().find_map(|one| Some((one["path"].as_str()?, one["problem"].as_str()?))) {
         Some((path, problem)) => Finding::warning("snapshots", format!("{path}: {problem}"))
             .hint("`ksi checkpoint save` makes a new one"),
-        None => Finding::ok("snapshots", listed.len().to_string()),
+        None => Finding::ok("snapshots", format!("{} kept", listed.len())),
     }
 }

@@ -64,7 +64,7 @@ fn doctor_knows_the_daemon_that_runs_and_the_one_that_has_stopped() {
     assert_eq!(running["status"], "ok", "{running:#}");
     assert!(finding(&running, "daemon").1.contains(&format!("process {pid}")));
     assert_eq!(finding(&running, "lock").1, format!("held by the daemon, process {pid}"));
-    assert!(finding(&running, "journal").1.starts_with("1 facts"), "{running:#}");
+    assert!(finding(&running, "journal").1.starts_with("facts: 1, "), "{running:#}");
     home.ok(&["stop"]);
     let before = everything(&home);
     let stopped = report(&home, 0);
