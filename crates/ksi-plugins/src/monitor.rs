@@ -103,6 +103,9 @@ struct GetStats {}
 /// So many facts can be read at once.
 const MOST: usize = 1000;
 
+/// And no more once their data has so many bytes: an answer may wait in memory for its reader.
+const MOST_BYTES: usize = 8 << 20;
+
 fn hundred() -> usize {
     100
 }
@@ -135,6 +138,9 @@ struct Unsubscribed {
 struct Events {
     events: Vec<Happened>,
     count: usize,
+    /// There are more: these were cut at 8 MiB. `after` the last one reads on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    more: bool,
     /// Facts up to this one may be gone: the journal keeps only so much of the past.
     #[serde(skip_serializing_if = "Option::is_none")]
     pruned: Option<u64>,
@@ -304,16 +310,17 @@ async fn read(cx: &Ctx<()>, patterns: &[Pattern], query: Query) -> Result<Events
     cx.read(|()| ()).await?;
     let names = match visible(cx, patterns) {
         Some(names) if names.is_empty() => {
-            return Ok(Events { events: Vec::new(), count: 0, pruned: None });
+            return Ok(Events { events: Vec::new(), count: 0, more: false, pruned: None });
         }
         Some(names) => names,
         None => patterns.iter().map(Pattern::to_string).collect(),
     };
     let pruned = pruned(cx, query.after.0).await?;
-    let query = Query { names, ..query };
+    let query = Query { names, bytes: MOST_BYTES, ..query };
     let found = cx.journal(move |journal| journal.read(&query)).await?;
+    let more = found.iter().map(|fact| fact.data.get().len()).sum::<usize>() >= MOST_BYTES;
     let events: Vec<_> = found.into_iter().map(happened).collect();
-    Ok(Events { count: events.len(), events, pruned })
+    Ok(Events { count: events.len(), events, more, pruned })
 }
 
 /// The facts among these that the caller may see; none when that is all of them.

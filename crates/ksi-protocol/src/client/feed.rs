@@ -91,16 +91,16 @@ impl Feed {
                 }
             },
             State::Away(since, _) => {
-                let until = *since + self.patience;
-                let back = tokio::time::timeout_at(until, self.comes_back()).await.ok()?;
-                match back {
+                let since = *since;
+                let back = tokio::time::timeout_at(since + self.patience, self.comes_back());
+                match back.await.ok()? {
                     Ok(events) => {
                         let pruned = events.pruned();
                         self.state = State::Live(events);
                         Some(News::Back { pruned })
                     }
                     Err(why) => {
-                        self.state = State::Away(until - self.patience, why);
+                        self.state = State::Away(since, why);
                         None
                     }
                 }

@@ -246,3 +246,22 @@ async fn the_monitor_tells_what_goes_on_and_what_came_of_a_request() {
         assert_eq!(error.path.as_deref(), Some(path), "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn what_is_read_at_once_is_cut_at_eight_megabytes_and_says_so() {
+    let home = Home::new();
+    let daemon = home.daemon().await;
+    let client = daemon.client().await;
+    let long = "x".repeat(3 << 20);
+    for _ in 0..4 {
+        client.emit("state:set", &json!({ "key": "k", "value": long })).await.unwrap();
+    }
+    let read = async |after: u64| -> (Vec<u64>, Value) {
+        let asked = json!({ "after": after, "reverse": false });
+        let mut read: Value = client.call("monitor:get_events", &asked).await.unwrap();
+        let seqs = read["events"].as_array().unwrap().iter().map(|it| it["seq"].as_u64().unwrap());
+        (seqs.collect(), read["more"].take())
+    };
+    assert_eq!(read(0).await, (vec![1, 2, 3], json!(true)));
+    assert_eq!(read(3).await, (vec![4], Value::Null));
+}
