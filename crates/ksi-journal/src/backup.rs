@@ -44,13 +44,25 @@ pub enum BackupError {
     },
     /// The backup is no journal.
     #[error("the backup cannot be used")]
-    Unusable(#[from] OpenError),
+    Unusable(#[source] OpenError),
     /// The backup's facts are not what was written.
     #[error("the backup is damaged")]
     Damaged(#[from] VerifyError),
+    /// The backup lacks its end.
+    #[error("the backup is damaged: its end is missing")]
+    Cut,
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+impl From<OpenError> for BackupError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Damaged { source, .. } => BackupError::Damaged(source),
+            other => BackupError::Unusable(other),
+        }
+    }
 }
 
 const TABLE: &str = "CREATE TABLE snapshots (name TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT";
@@ -94,6 +106,9 @@ impl SqliteJournal {
         let copy = new_file_beside(path)?;
         let file = |source| BackupError::File { path: path.to_owned(), source };
         let bytes = fs::copy(backup, copy.path()).map_err(file)?;
+        if !whole(copy.path(), bytes).map_err(|source| sqlite(path, source))? {
+            return Err(BackupError::Cut);
+        }
         take_snapshots(copy.path(), &Shelf::beside(path)).map_err(|error| match error {
             Taking::Sqlite(source) => sqlite(path, source),
             Taking::File(source) => file(source),
@@ -123,6 +138,13 @@ fn add_snapshots(copy: &Path, shelf: &Shelf) -> rusqlite::Result<()> {
         connection.execute("INSERT INTO snapshots VALUES (?, ?)", params![name, data])?;
     }
     Ok(())
+}
+
+/// Whether the file has all the bytes of its pages; SQLite makes up the end of the last one.
+fn whole(copy: &Path, bytes: u64) -> rusqlite::Result<bool> {
+    let connection = open::writing_connection(copy)?;
+    let number = |pragma| connection.query_row(pragma, [], |row| row.get::<_, u64>(0));
+    Ok(bytes >= number("PRAGMA page_count")? * number("PRAGMA page_size")?)
 }
 
 enum Taking {

@@ -8,7 +8,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use crate::{Retention, VerifyError};
+use crate::{Retention, VerifyError, shelf::Shelf};
 
 /// Marks an SQLite file as ours: `KSIj` in ASCII.
 const APPLICATION: i64 = 0x4b53_496a;
@@ -108,6 +108,18 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// The file is gone or empty, and the snapshots of what was in it are not.
+    #[error(
+        "{path} is gone or empty, and snapshots of it are in {}: \
+         `ksi restore FILE --replace` brings a backup back; to begin anew, move that folder away",
+        snapshots.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// Where its snapshots are.
+        snapshots: PathBuf,
+    },
     /// The file is something else.
     #[error("{path} is not a journal; move it away or choose another file")]
     Foreign {
@@ -166,6 +178,9 @@ pub(crate) fn for_writing(path: &Path, options: &Options) -> Result<Connection, 
     let path = absolute(path)?;
     if path.parent().is_some_and(|folder| !folder.is_dir()) {
         return Err(OpenError::NoFolder { path });
+    }
+    if path.metadata().map_or(0, |file| file.len()) == 0 && Shelf::beside(&path).holds_any() {
+        return Err(OpenError::Gone { snapshots: Shelf::beside(&path).folder, path });
     }
     // Looked at before anything is written: a foreign file stays as it is.
     let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;

@@ -22,7 +22,7 @@ const SHAPE: u32 = 1;
 /// A folder of snapshots, which is made when the first is written.
 #[derive(Debug, Clone)]
 pub(crate) struct Shelf {
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 /// What a snapshot's first line says of the rest.
@@ -90,6 +90,11 @@ impl Shelf {
         }
         files.sort_unstable_by(|a, b| b.cmp(a));
         Ok(files)
+    }
+
+    /// Whether there are snapshots, as far as can be seen.
+    pub(crate) fn holds_any(&self) -> bool {
+        self.files().is_ok_and(|files| !files.is_empty())
     }
 
     /// Writes a snapshot and forgets all but the newest; returns when it is safe from a crash.

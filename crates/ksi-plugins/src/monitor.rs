@@ -138,8 +138,9 @@ struct Unsubscribed {
 struct Events {
     events: Vec<Happened>,
     count: usize,
-    /// There are more: these were cut at 8 MiB. `after` the last one reads on.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    /// There are more, only there when it is so: no fact is added once these have 8 MiB. `after` the
+    /// last one reads on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     more: bool,
     /// Facts up to this one may be gone: the journal keeps only so much of the past.
     #[serde(skip_serializing_if = "Option::is_none")]

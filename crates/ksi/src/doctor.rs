@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::{
+    args::Format,
     connect::Cx,
     fail::FAILED,
     output::{bold, harmless, json, line},
@@ -79,10 +80,21 @@ pub(crate) async fn doctor(cx: &Cx) -> anyhow::Result<ExitCode> {
     let mut findings = machine::look(running.as_ref());
     findings.extend(places::look(cx, running.as_ref()));
     findings.extend(of_daemon);
+    report(cx.format, findings)
+}
+
+/// What can be said where no places can be told.
+pub(crate) fn without_places(format: Format, why: &anyhow::Error) -> anyhow::Result<ExitCode> {
+    let mut findings = machine::look(None);
+    findings.push(Finding::failed("places", format!("{why:#}")));
+    report(format, findings)
+}
+
+fn report(format: Format, findings: Vec<Finding>) -> anyhow::Result<ExitCode> {
     let worst = findings.iter().map(|it| it.verdict).max();
     let status = worst.filter(|worst| *worst > Verdict::Note).unwrap_or(Verdict::Ok);
     let report = Report { status, findings };
-    if cx.json() {
+    if format == Format::Json {
         json(&report)?;
     } else {
         print(&report)?;

@@ -2,6 +2,8 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use ksi_plugins::config::ConfigFile;
+use ksi_process::lock;
 use ksi_protocol::{Client, Code, Error};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -60,6 +62,7 @@ pub(crate) async fn start(cx: &Cx) -> anyhow::Result<ExitCode> {
 /// Stops the daemon and returns once its process is gone.
 pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
     match end(cx).await? {
+        None if lock::holder(&cx.paths.lock).is_some() => return Err(out_of_reach(cx).into()),
         None if cx.json() => json(&json!({ "stopped": false }))?,
         None => line("ksi is not running")?,
         Some(pid) if cx.json() => json(&json!({ "stopped": true, "pid": pid }))?,
@@ -79,6 +82,8 @@ pub(crate) async fn restart(cx: &Cx) -> anyhow::Result<ExitCode> {
         let hint = "restart it there, such as with `systemctl --user restart ksi`";
         return Err(Error::conflict(why).hint(hint).into());
     }
+    // The daemon that runs has read its configuration; the next one would refuse a broken one.
+    ConfigFile::new(cx.paths.config.join("config.toml")).load()?;
     let before = end(cx).await?;
     let (client, _) = cx.start().await?;
     let health = ask(&client).await?;
@@ -93,6 +98,19 @@ pub(crate) async fn restart(cx: &Cx) -> anyhow::Result<ExitCode> {
     }
     problems(&health)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Somebody is the daemon of this home, and does not answer where we look.
+fn out_of_reach(cx: &Cx) -> Error {
+    let holder =
+        lock::holder(&cx.paths.lock).map_or("a process".to_owned(), |pid| format!("process {pid}"));
+    let why = format!(
+        "{holder} holds {} and does not answer on {}",
+        cx.paths.lock.display(),
+        cx.paths.socket.display()
+    );
+    let hint = "it may still be starting or ending, or was started with another KSI_SOCKET";
+    Error::conflict(why).hint(hint)
 }
 
 /// Ends the daemon, and returns once its process is gone; its pid, if there was one.

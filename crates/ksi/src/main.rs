@@ -72,7 +72,12 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn dispatch(args: &Args) -> anyhow::Result<ExitCode> {
-    let cx = connect::Cx::new(args)?;
+    let cx = match connect::Cx::new(args) {
+        Err(why) if matches!(args.command, Command::Doctor) => {
+            return doctor::without_places(args.output, &why);
+        }
+        cx => cx?,
+    };
     match &args.command {
         Command::Start { .. } => lifecycle::start(&cx).await,
         Command::Stop => lifecycle::stop(&cx).await,

@@ -56,6 +56,24 @@ fn two_snapshots_are_kept_for_nobody_else_to_read() {
 }
 
 #[test]
+fn a_journal_that_is_gone_is_not_begun_anew_beside_its_snapshots() {
+    for empty in [false, true] {
+        let place = Place::new();
+        drop(with_snapshots(&place));
+        fs::remove_file(place.file()).unwrap();
+        if empty {
+            fs::write(place.file(), "").unwrap();
+        }
+        let Err(error) = SqliteJournal::open(&place.file()) else { panic!("it was begun anew") };
+        assert!(matches!(error, Error::Gone { .. }), "{error}");
+        assert_eq!(place.file().exists(), empty, "nothing was made");
+        let folder = place.folder.path();
+        fs::rename(folder.join("journal.snapshots"), folder.join("away")).unwrap();
+        assert_eq!(SqliteJournal::open(&place.file()).unwrap().head().unwrap(), Seq(0));
+    }
+}
+
+#[test]
 fn opening_checks_what_comes_behind_the_newest_snapshot_and_verify_all() {
     let place = Place::new();
     let journal = SqliteJournal::open(&place.file()).unwrap();
@@ -112,7 +130,7 @@ fn a_damaged_snapshot_is_passed_over_for_the_one_before_it() {
 
 #[test]
 fn a_snapshot_of_a_later_version_or_of_another_journal_says_so() {
-    let (place, other) = (Place::new(), Place::new());
+    let (place, other, third) = (Place::new(), Place::new(), Place::new());
     let journal = with_snapshots(&place);
     let text = fs::read_to_string(file(&place, 30)).unwrap();
     fs::write(file(&place, 30), text.replacen("\"ksi_snapshot\":1", "\"ksi_snapshot\":2", 1))
@@ -120,9 +138,10 @@ fn a_snapshot_of_a_later_version_or_of_another_journal_says_so() {
     let error = journal.snapshots().unwrap().remove(0).header.unwrap_err();
     let told = "it has shape 2, this program knows 1; use a newer version of it";
     assert_eq!(error.to_string(), told);
-    drop(with_snapshots(&other));
-    fs::remove_file(other.file()).unwrap();
     let empty = SqliteJournal::open(&other.file()).unwrap();
+    let snapshots = |place: &Place| place.folder.path().join("journal.snapshots");
+    drop(with_snapshots(&third));
+    fs::rename(snapshots(&third), snapshots(&other)).unwrap();
     let error = empty.snapshots().unwrap().remove(0).header.unwrap_err();
     assert!(matches!(error, SnapshotError::Foreign(Seq(30))), "{error}");
     assert!(empty.snapshot().unwrap().is_empty());

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::{Error, Result};
 
+/// A plugin may ask for so much more time at once, in milliseconds: an hour, as for the first.
+const LONGEST_MS: u64 = 3_600_000;
+
 /// What a plugin says about a call.
 #[derive(Debug, Clone)]
 pub struct Answered {
@@ -52,6 +55,11 @@ impl Answered {
                 let expected = "an object with `code` and `message`";
                 let error = typed(Some(error), "error", expected)?;
                 Outcome::Error(error.unwrap_or_else(|| Error::internal("no error")))
+            }
+            (None, None, Some(more)) if more > LONGEST_MS => {
+                let why =
+                    format!("`more_ms` can be at most {LONGEST_MS}; ask again when it is over");
+                return Err(Error::bad_params(why).at("more_ms"));
             }
             (None, None, Some(more)) => Outcome::More(more),
             (None, None, None) => Outcome::Data(RawValue::NULL.to_owned()),
@@ -125,6 +133,7 @@ mod tests {
             r#"{"reply":"k99999999999999999999"}"#,
             r#"{"reply":"k7","data":1,"more_ms":1}"#,
             r#"{"reply":"k7","more_ms":-1}"#,
+            r#"{"reply":"k7","more_ms":3600001}"#,
             r#"{"reply":"k7","error":"no"}"#,
         ] {
             assert_eq!(parse(wrong).unwrap().unwrap_err().code, Code::BadParams, "{wrong}");

@@ -71,6 +71,17 @@ fn what_cannot_be_set_is_refused_and_the_file_stays() {
     assert!(stderr(&wrong).contains("KSI_LOCAL_IDLE_SECONDS is \"soon\""), "{}", stderr(&wrong));
 }
 
+#[test]
+fn a_restart_with_a_broken_file_leaves_the_daemon_running() {
+    let home = Home::new();
+    let pid = home.json(&["start", "-o", "json"])["pid"].clone();
+    write(&home, "x = [\n");
+    let refused = home.ksi(&["restart"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("config.toml, line "), "{}", stderr(&refused));
+    assert_eq!(home.json(&["health", "-o", "json"])["pid"], pid);
+}
+
 #[tokio::test]
 async fn a_daemon_that_runs_takes_what_is_set_and_goes_back() {
     let home = Home::new();

@@ -110,6 +110,27 @@ fn doctor_finds_a_daemon_that_holds_the_lock_and_does_not_answer() {
     assert_eq!((output.status.code(), verdict.as_str()), (Some(1), "failed"));
     assert!(what.starts_with(&format!("process {pid} holds")), "{what}");
     assert!(what.ends_with("does not answer on the socket"), "{what}");
+    let mut stop = home.command(&["stop"]);
+    let stop = stop.env("KSI_SOCKET", home.path().join("other.sock")).output().unwrap();
+    let said = String::from_utf8(stop.stderr).unwrap();
+    assert!(
+        said.contains(&format!("process {pid} holds")),
+        "it does not say that none runs: {said}"
+    );
+    assert_eq!(stop.status.code(), Some(1));
+}
+
+#[test]
+fn doctor_says_what_it_can_where_no_places_can_be_told() {
+    let home = Home::new();
+    let mut command = home.command(&["doctor", "-o", "json"]);
+    let output = command.env("KSI_SOCKET", format!("/tmp/{}", "s".repeat(200))).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(finding(&report, "program").0, "ok");
+    let (verdict, what, _) = finding(&report, "places");
+    assert_eq!(verdict, "failed");
+    assert!(what.contains("KSI_SOCKET is 205 bytes long"), "{what}");
 }
 
 #[test]

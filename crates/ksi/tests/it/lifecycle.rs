@@ -326,3 +326,16 @@ fn logs_are_shown_without_a_daemon_and_followed_over_a_restart() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(follow.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_daemon_whose_log_nobody_takes_goes_on() {
+    let home = Home::new();
+    let script = format!("exec {} start --foreground 2>/dev/full", env!("CARGO_BIN_EXE_ksi"));
+    let mut daemon = home.program("sh").args(["-c", &script]).spawn().unwrap();
+    while !home.ksi(&["--no-start", "health"]).status.success() {
+        assert!(daemon.try_wait().unwrap().is_none(), "it has ended");
+    }
+    assert_eq!(home.json(&["health", "-o", "json"])["pid"], daemon.id());
+    home.ok(&["stop"]);
+    assert!(daemon.wait().unwrap().success());
+}

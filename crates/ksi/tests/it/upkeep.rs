@@ -73,12 +73,14 @@ fn what_is_no_backup_is_refused_and_what_was_there_stays() {
     let mut changed = good.clone();
     let at = good.windows(9).position(|bytes| bytes == b"\"value\":1").unwrap();
     changed[at + 8] = b'7';
-    for bytes in [b"no journal at all".to_vec(), Vec::new(), changed] {
+    let cut = good[..good.len() - 1_000].to_vec();
+    for bytes in [b"no journal at all".to_vec(), Vec::new(), changed, cut] {
         std::fs::write(&file, bytes).unwrap();
         let refused = home.ksi(&["restore", path, "--replace"]);
         let told = String::from_utf8(refused.stderr).unwrap();
         assert_eq!(refused.status.code(), Some(1), "{told}");
         assert!(told.contains("was not restored"), "{told}");
+        assert!(!told.contains("ksi restore FILE"), "as if this were no restore: {told}");
         assert_eq!(value_of(&home, "a"), 1);
         home.ok(&["stop"]);
     }
