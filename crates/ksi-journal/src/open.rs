@@ -179,8 +179,9 @@ pub(crate) fn for_writing(path: &Path, options: &Options) -> Result<Connection, 
     if path.parent().is_some_and(|folder| !folder.is_dir()) {
         return Err(OpenError::NoFolder { path });
     }
-    if path.metadata().map_or(0, |file| file.len()) == 0 && Shelf::beside(&path).holds_any() {
-        return Err(OpenError::Gone { snapshots: Shelf::beside(&path).folder, path });
+    let shelf = Shelf::beside(&path);
+    if is_gone(&path) && shelf.may_hold_any() {
+        return Err(OpenError::Gone { snapshots: shelf.folder, path });
     }
     // Looked at before anything is written: a foreign file stays as it is.
     let create = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
@@ -192,6 +193,14 @@ pub(crate) fn for_writing(path: &Path, options: &Options) -> Result<Connection, 
     known(&path, &identity)?;
     prepare(&mut connection, options).map_err(|source| sqlite(&path, source))?;
     Ok(connection)
+}
+
+/// A journal is never empty: its tables are made together with the file's first page.
+fn is_gone(path: &Path) -> bool {
+    match path.metadata() {
+        Ok(file) => file.len() == 0,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 pub(crate) fn for_reading(path: &Path) -> Result<Connection, OpenError> {

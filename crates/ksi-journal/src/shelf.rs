@@ -92,9 +92,9 @@ impl Shelf {
         Ok(files)
     }
 
-    /// Whether there are snapshots, as far as can be seen.
-    pub(crate) fn holds_any(&self) -> bool {
-        self.files().is_ok_and(|files| !files.is_empty())
+    /// Whether there are snapshots; what cannot be read may hold some.
+    pub(crate) fn may_hold_any(&self) -> bool {
+        self.files().map_or(true, |files| !files.is_empty())
     }
 
     /// Writes a snapshot and forgets all but the newest; returns when it is safe from a crash.

@@ -7,7 +7,7 @@ mod number;
 mod request;
 mod write;
 
-pub use call::{Answered, Outcome, call_number, write_call};
+pub use call::{Answered, LONGEST_CALL_MS, Outcome, call_number, write_call};
 pub use fields::MAX_DEPTH;
 pub use message::{Message, Pushed, Reply};
 pub use request::{Context, Rejected, Request, plain_text};

@@ -19,8 +19,8 @@ pub use codec::{Line, Lines};
 pub use doc::{EventDoc, Kind, Raw, parse_data};
 pub use error::{Code, Error, Result};
 pub use frame::{
-    Answered, Context, EventLine, MAX_DEPTH, Message, Outcome, Pushed, Rejected, Reply, Request,
-    call_number, plain_text, write_call, write_error, write_reply, write_request,
+    Answered, Context, EventLine, LONGEST_CALL_MS, MAX_DEPTH, Message, Outcome, Pushed, Rejected,
+    Reply, Request, call_number, plain_text, write_call, write_error, write_reply, write_request,
 };
 pub use path::{PathError, Paths};
 pub use pattern::{Pattern, check_event_name};

@@ -61,8 +61,13 @@ pub(crate) async fn start(cx: &Cx) -> anyhow::Result<ExitCode> {
 
 /// Stops the daemon and returns once its process is gone.
 pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
-    match end(cx).await? {
-        None if lock::holder(&cx.paths.lock).is_some() => return Err(out_of_reach(cx).into()),
+    let ended = end(cx).await?;
+    if ended.is_none()
+        && let Some(holder) = lock::holder(&cx.paths.lock)
+    {
+        return Err(out_of_reach(cx, holder).into());
+    }
+    match ended {
         None if cx.json() => json(&json!({ "stopped": false }))?,
         None => line("ksi is not running")?,
         Some(pid) if cx.json() => json(&json!({ "stopped": true, "pid": pid }))?,
@@ -100,17 +105,12 @@ pub(crate) async fn restart(cx: &Cx) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Somebody is the daemon of this home, and does not answer where we look.
-fn out_of_reach(cx: &Cx) -> Error {
-    let holder =
-        lock::holder(&cx.paths.lock).map_or("a process".to_owned(), |pid| format!("process {pid}"));
-    let why = format!(
-        "{holder} holds {} and does not answer on {}",
-        cx.paths.lock.display(),
-        cx.paths.socket.display()
-    );
+/// This process is the daemon of this home, and does not answer where we look.
+fn out_of_reach(cx: &Cx, holder: u32) -> Error {
+    let (lock, socket) = (cx.paths.lock.display(), cx.paths.socket.display());
     let hint = "it may still be starting or ending, or was started with another KSI_SOCKET";
-    Error::conflict(why).hint(hint)
+    Error::conflict(format!("process {holder} holds {lock} and does not answer on {socket}"))
+        .hint(hint)
 }
 
 /// Ends the daemon, and returns once its process is gone; its pid, if there was one.

@@ -6,7 +6,7 @@ mod registry;
 use std::{sync::Arc, time::Duration};
 
 use ksi_kernel::{Answer, Ctx, Error, Inbox, Pattern, Plugin, Raw, Result};
-use ksi_protocol::check_event_name;
+use ksi_protocol::{LONGEST_CALL_MS, check_event_name};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::to_raw_value};
@@ -18,9 +18,6 @@ const MOST_EVENTS: usize = 256;
 
 /// So large may be all that it says about them, in bytes.
 const MOST_BYTES: usize = 256 << 10;
-
-/// The longest that a plugin may take to answer, an hour.
-const LONGEST_MS: u64 = 3_600_000;
 
 /// How long a plugin has to finish when the daemon ends, unless it asks for more.
 const STOPPING: Duration = Duration::from_secs(5);
@@ -166,8 +163,8 @@ fn check(cx: &Ctx<()>, req: &Register) -> Result<()> {
         let why = format!("`{}` is a plugin of the daemon itself", req.name);
         return Err(Error::conflict(why).at("name").hint("take another name"));
     }
-    if !(1..=LONGEST_MS).contains(&req.timeout_ms) {
-        let error = Error::bad_params(format!("`timeout_ms` can be 1 to {LONGEST_MS}"));
+    if !(1..=LONGEST_CALL_MS).contains(&req.timeout_ms) {
+        let error = Error::bad_params(format!("`timeout_ms` can be 1 to {LONGEST_CALL_MS}"));
         return Err(error.at("timeout_ms"));
     }
     let bytes = to_raw_value(&req.handles).map_or(usize::MAX, |raw| raw.get().len());

@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// A plugin may ask for so much more time at once, in milliseconds: an hour, as for the first.
-const LONGEST_MS: u64 = 3_600_000;
+/// So long may a plugin have to answer a call, and so much more may it ask for at once: an hour, in
+/// milliseconds.
+pub const LONGEST_CALL_MS: u64 = 3_600_000;
 
 /// What a plugin says about a call.
 #[derive(Debug, Clone)]
@@ -56,9 +57,10 @@ impl Answered {
                 let error = typed(Some(error), "error", expected)?;
                 Outcome::Error(error.unwrap_or_else(|| Error::internal("no error")))
             }
-            (None, None, Some(more)) if more > LONGEST_MS => {
-                let why =
-                    format!("`more_ms` can be at most {LONGEST_MS}; ask again when it is over");
+            (None, None, Some(more)) if more > LONGEST_CALL_MS => {
+                let why = format!(
+                    "`more_ms` can be at most {LONGEST_CALL_MS}; ask again when it is over"
+                );
                 return Err(Error::bad_params(why).at("more_ms"));
             }
             (None, None, Some(more)) => Outcome::More(more),
