@@ -2,8 +2,8 @@
 //! holder is for people to read; only the lock itself proves anything.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -14,7 +14,16 @@ use rustix::io::Errno;
 /// Held as long as this value lives, and not a moment longer than this process.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+/// Who holds a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// For people to read; it may be another process's by now.
+    pub pid: u32,
+    /// What it last said that it does.
+    pub note: Option<String>,
 }
 
 /// Somebody else holds the lock.
@@ -50,17 +59,17 @@ impl Lock {
     /// would let two processes lock two files of the same name.
     pub fn acquire(path: &Path) -> Result<Self, Error> {
         let file_error = |source| Error::File { path: path.to_owned(), source };
-        let mut file = open(path).map_err(file_error)?;
+        let file = open(path).map_err(file_error)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
-                let held = Held { pid: read_pid(&mut file) };
+                let held = Held { pid: read(&file).map(|holder| holder.pid) };
                 return Err(Error::Held { path: path.to_owned(), held });
             }
             Err(error) => return Err(file_error(error.into())),
         }
-        write_holder(&mut file).map_err(file_error)?;
-        Ok(Self { _file: file })
+        write_holder(&file, "").map_err(file_error)?;
+        Ok(Self { file })
     }
 
     /// The same, but waits for a holder that is about to go: who was killed holds its locks until
@@ -79,20 +88,23 @@ impl Lock {
                 let _ = freed.send(file);
             }
         });
-        let Ok(mut file) = waiting.recv_timeout(patience) else { return Self::acquire(path) };
-        write_holder(&mut file).map_err(file_error)?;
-        Ok(Self { _file: file })
+        let Ok(file) = waiting.recv_timeout(patience) else { return Self::acquire(path) };
+        write_holder(&file, "").map_err(file_error)?;
+        Ok(Self { file })
+    }
+
+    /// Says in the file what the holder does, for who looks there.
+    pub fn note(&self, note: &str) -> io::Result<()> {
+        write_holder(&self.file, note)
     }
 }
 
 /// Who holds the lock of this file, without touching it; none also where that cannot be known.
-///
-/// The pid is for people to read, and may be another process's by now.
-pub fn holder(path: &Path) -> Option<u32> {
+pub fn holder(path: &Path) -> Option<Holder> {
     let inode = std::fs::metadata(path).ok()?.ino();
-    let said = read_pid(&mut File::open(path).ok()?)?;
+    let said = read(&File::open(path).ok()?)?;
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let held = locks.lines().any(|line| is_lock_of(line, said, inode));
+    let held = locks.lines().any(|line| is_lock_of(line, said.pid, inode));
     held.then_some(said)
 }
 
@@ -116,23 +128,35 @@ fn describe(held: &Held) -> String {
     }
 }
 
-/// The start time stands beside the pid so that a reader can tell a reused number.
-fn write_holder(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "pid {}", std::process::id())?;
+/// The start time stands beside the pid so that a reader can tell a reused number. The file is
+/// never empty in between: somebody may be reading it.
+fn write_holder(file: &File, note: &str) -> io::Result<()> {
+    let mut text = format!("pid {}\n", std::process::id());
     #[cfg(target_os = "linux")]
     {
         let own = rustix::process::getpid().as_raw_pid();
         if let Some(process) = crate::os::process::Process::read(own) {
-            writeln!(file, "started {} clock ticks after boot", process.id.start)?;
+            text += &format!("started {} clock ticks after boot\n", process.id.start);
         }
     }
-    Ok(())
+    if !note.is_empty() {
+        text += &format!("{NOTE}{note}\n");
+    }
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)
 }
 
-fn read_pid(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    file.take(256).read_to_string(&mut text).ok()?;
-    text.lines().next()?.strip_prefix("pid ")?.parse().ok()
+const NOTE: &str = "now ";
+
+/// A path may stand in the note.
+const LONGEST: u64 = 8192;
+
+fn read(file: &File) -> Option<Holder> {
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut lines = text.lines();
+    let pid = lines.next()?.strip_prefix("pid ")?.parse().ok()?;
+    let note = lines.find_map(|line| line.strip_prefix(NOTE)).map(str::to_owned);
+    Some(Holder { pid, note })
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::ConfigVerb,
-    connect::{Cx, not_running},
+    connect::Cx,
     fail::{Usage, refused},
     look::table,
     output::{harmless, json, line},
@@ -62,7 +62,7 @@ async fn set(cx: &Cx, file: &ConfigFile, key: &str, value: &str) -> anyhow::Resu
             let reply: Value = client.call("config:set", &data).await.map_err(refused)?;
             applied(cx, &reply, key)
         }
-        Err(error) if not_running(&error) => {
+        Err(error) if error.is_free() => {
             file.set(key, value).map_err(|error| match error {
                 ConfigError::Key { .. } | ConfigError::Value { .. } => usage(&error).into(),
                 other => anyhow::Error::from(other),

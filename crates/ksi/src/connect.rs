@@ -1,23 +1,31 @@
 //! The way to the daemon: connect, or start it first.
 
-use std::{cell::Cell, fs::File, io::ErrorKind, path::PathBuf, time::Duration};
+use std::{
+    cell::Cell,
+    fs::File,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use ksi_process::{Environment, NotReady, Shim, spawn_detached};
-use ksi_protocol::{Client, Code, ConnectError, Error, Feed, FeedError, Paths, Pattern};
+use ksi_protocol::{Client, Error, Feed, FeedError, Paths, Pattern};
 use rustix::fs::{FlockOperation, flock};
-use serde::Deserialize;
-use serde_json::json;
 
 use crate::{
     args::{Args, Format},
     daemon::{LOG, VERSION, state_folder},
     fail::no_home,
     output::{harmless, say},
+    reach::{Unreached, reach},
 };
 
 /// How long a daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a command looks for a daemon that is starting or ending: with pauses that double.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a command that watches waits for a daemon that has gone away.
 const COMEBACK: Duration = Duration::from_secs(10);
@@ -33,16 +41,6 @@ fn environment() -> anyhow::Result<Environment> {
     Ok(environment)
 }
 
-/// Whether the daemon is just not there, and not out of reach for another reason.
-pub(crate) fn not_running(error: &ConnectError) -> bool {
-    match error {
-        ConnectError::NotRunning(_) | ConnectError::Refused(_) => true,
-        // Below a file there can be no socket.
-        ConnectError::Failed { source, .. } => source.kind() == ErrorKind::NotADirectory,
-        _ => false,
-    }
-}
-
 /// Event patterns from their texts.
 pub(crate) fn patterns(texts: &[impl AsRef<str>]) -> ksi_protocol::Result<Vec<Pattern>> {
     texts.iter().map(|text| Pattern::parse(text.as_ref())).collect()
@@ -55,12 +53,6 @@ pub(crate) struct Cx {
     no_start: bool,
     /// Whether the daemon's version was looked at, or does not matter.
     pub(crate) compared: Cell<bool>,
-}
-
-/// What a command looks at in the daemon's health.
-#[derive(Deserialize)]
-struct Running {
-    version: String,
 }
 
 impl Cx {
@@ -78,18 +70,27 @@ impl Cx {
         self.paths.state.join(LOG)
     }
 
-    /// A client, if the daemon runs: one that was just killed takes a connection, but no request.
-    pub(crate) async fn running(&self) -> Result<Client, ConnectError> {
-        let client = Client::connect(&self.paths.socket).await?;
-        match client.call::<Running>("system:health", &json!({})).await {
-            Err(error) if error.code == Code::Unavailable => {
-                Err(ConnectError::Refused(self.paths.socket.clone()))
+    /// A client, if the daemon runs and answers.
+    pub(crate) async fn running(&self) -> Result<Client, Unreached> {
+        let (client, version) = reach(&self.paths).await?;
+        version.iter().for_each(|version| self.compare(version));
+        Ok(client)
+    }
+
+    /// The same once a daemon that is starting or ending has done so; none if none runs then.
+    pub(crate) async fn settled(&self) -> Result<Option<Client>, Unreached> {
+        let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            let error = match self.running().await {
+                Ok(client) => return Ok(Some(client)),
+                Err(error) if error.is_free() => return Ok(None),
+                Err(error) => error,
+            };
+            if error.passes_within().is_none_or(|patience| begun.elapsed() >= patience) {
+                return Err(error);
             }
-            Ok(Running { version }) => {
-                self.compare(&version);
-                Ok(client)
-            }
-            Err(_) => Ok(client),
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -124,7 +125,7 @@ impl Cx {
     }
 
     /// Says that a daemon is back, and if it is another than this program; a client for it.
-    pub(crate) async fn tell_back(&self, pruned: Option<u64>) -> Result<Client, ConnectError> {
+    pub(crate) async fn tell_back(&self, pruned: Option<u64>) -> Result<Client, Unreached> {
         self.note("the daemon is back");
         self.tell_pruned(pruned);
         self.running().await
@@ -145,10 +146,12 @@ impl Cx {
 
     /// A client; the daemon is started when it does not run and may be.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        match self.running().await {
-            Ok(client) => Ok(client),
-            Err(error) if self.no_start || !not_running(&error) => Err(error.into()),
-            Err(_) => self.start().await.map(|(client, _)| client),
+        if self.no_start {
+            return Ok(self.running().await?);
+        }
+        match self.settled().await? {
+            Some(client) => Ok(client),
+            None => self.start().await.map(|(client, _)| client),
         }
     }
 
@@ -164,7 +167,7 @@ impl Cx {
             flock(&gate, FlockOperation::LockExclusive).map(|()| gate)
         })
         .await??;
-        if let Ok(client) = self.running().await {
+        if let Some(client) = self.settled().await? {
             return Ok((client, false));
         }
         let shim = Shim::current()?;
@@ -173,7 +176,11 @@ impl Cx {
         let detached = spawn_detached(&shim, &program, args, &environment()?, &self.log())?;
         match detached.ready(PATIENCE) {
             Ok(()) => Ok((self.running().await?, true)),
-            Err(why) => Err(self.not_ready(&why).into()),
+            // Another daemon, started in another way, was faster.
+            Err(why) => match self.settled().await {
+                Ok(Some(client)) => Ok((client, false)),
+                _ => Err(self.not_ready(&why).into()),
+            },
         }
     }
 

@@ -21,7 +21,7 @@ use ksi_protocol::{Error, Paths};
 use ksi_socket::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{admission, fail::no_home, log::Log, service::Service};
+use crate::{admission, fail::no_home, log::Log, reach::Stage, service::Service};
 
 /// The journal's file in the state folder.
 pub(crate) const JOURNAL: &str = "journal.db";
@@ -57,7 +57,7 @@ struct Daemon {
     log: (Log, PathBuf),
     signals: Signals,
     /// Held as long as the process lives.
-    _lock: lock::Lock,
+    lock: lock::Lock,
 }
 
 struct Signals {
@@ -88,6 +88,7 @@ impl Daemon {
         state_folder(&paths)?;
         private_folder(&paths.state.join("transcripts"))?;
         let lock = lock::Lock::acquire_within(&paths.lock, DYING)?;
+        Stage::Starting.note(&lock);
         log.keep(&paths.state.join(LOG), &config.log);
         let file = paths.state.join(JOURNAL);
         let options = Options { retention: retention(&config), ..Options::default() };
@@ -119,15 +120,17 @@ impl Daemon {
             Some(listener) => Server::take(listener, &paths.socket)?,
             None => Server::bind(&paths.socket)?,
         };
+        Stage::Serving(paths.socket.clone()).note(&lock);
         tracing::info!(socket = %paths.socket.display(), version = VERSION, "ready");
         let log = (log.clone(), paths.state.join(LOG));
         kernel.tasks().spawn("socket", server.run(kernel.clone(), admit));
-        Ok(Daemon { kernel, journal, live, service, log, signals, _lock: lock })
+        Ok(Daemon { kernel, journal, live, service, log, signals, lock })
     }
 
     async fn run(mut self) -> anyhow::Result<ExitCode> {
         self.service.ready(&self.kernel);
         self.until_asked().await;
+        Stage::Ending.note(&self.lock);
         self.service.stopping();
         tracing::info!("shutting down");
         let grace = Duration::from_secs(self.live.get().shutdown.grace_seconds.into());

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::{
     args::{Format, want_json},
     output::say,
+    reach::Unreached,
 };
 
 /// The event failed.
@@ -108,6 +109,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(match () {
         () if error.is::<Usage>() => USAGE,
         () if error.is::<ConnectError>() => NOT_RUNNING,
+        () if error.downcast_ref().is_some_and(Unreached::is_not_serving) => NOT_RUNNING,
         () => FAILED,
     })
 }
@@ -120,6 +122,9 @@ fn known(error: &anyhow::Error) -> Option<Error> {
     if let Some(connect) = error.downcast_ref::<ConnectError>() {
         let hint = connect.hint().map(str::to_owned);
         return Some(Error { hint, ..Error::unavailable(format!("{error:#}")) });
+    }
+    if let Some(unreached) = error.downcast_ref::<Unreached>() {
+        return Some(Error { hint: unreached.hint(), ..Error::unavailable(format!("{error:#}")) });
     }
     error.downcast_ref().cloned()
 }

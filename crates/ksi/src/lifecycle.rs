@@ -1,6 +1,6 @@
 //! `ksi start stop restart status health`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{os::fd::OwnedFd, process::ExitCode};
 
 use ksi_plugins::config::ConfigFile;
 use ksi_process::lock;
@@ -13,13 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    connect::{Cx, not_running},
+    connect::Cx,
     fail::{FAILED, NOT_RUNNING},
     output::{json, line},
+    reach::{TURNING, Unreached},
 };
-
-/// How long the daemon may take to end: its grace for running work, and some.
-const PATIENCE: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Health {
@@ -61,13 +59,7 @@ pub(crate) async fn start(cx: &Cx) -> anyhow::Result<ExitCode> {
 
 /// Stops the daemon and returns once its process is gone.
 pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
-    let ended = end(cx).await?;
-    if ended.is_none()
-        && let Some(holder) = lock::holder(&cx.paths.lock)
-    {
-        return Err(out_of_reach(cx, holder).into());
-    }
-    match ended {
+    match end(cx, cx.running().await).await? {
         None if cx.json() => json(&json!({ "stopped": false }))?,
         None => line("ksi is not running")?,
         Some(pid) if cx.json() => json(&json!({ "stopped": true, "pid": pid }))?,
@@ -80,8 +72,9 @@ pub(crate) async fn stop(cx: &Cx) -> anyhow::Result<ExitCode> {
 pub(crate) async fn restart(cx: &Cx) -> anyhow::Result<ExitCode> {
     // It is replaced whatever its version.
     cx.compared.set(true);
-    if let Ok(client) = cx.running().await
-        && ask(&client).await.is_ok_and(|health| health.managed)
+    let found = cx.running().await;
+    if let Ok(client) = &found
+        && ask(client).await.is_ok_and(|health| health.managed)
     {
         let why = "a service manager has started this daemon, and would not know the new one";
         let hint = "restart it there, such as with `systemctl --user restart ksi`";
@@ -89,7 +82,7 @@ pub(crate) async fn restart(cx: &Cx) -> anyhow::Result<ExitCode> {
     }
     // The daemon that runs has read its configuration; the next one would refuse a broken one.
     ConfigFile::new(cx.paths.config.join("config.toml")).load()?;
-    let before = end(cx).await?;
+    let before = end(cx, found).await?;
     let (client, _) = cx.start().await?;
     let health = ask(&client).await?;
     let Health { pid, status, version, .. } = &health;
@@ -105,40 +98,55 @@ pub(crate) async fn restart(cx: &Cx) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// This process is the daemon of this home, and does not answer where we look.
-fn out_of_reach(cx: &Cx, holder: u32) -> Error {
-    let (lock, socket) = (cx.paths.lock.display(), cx.paths.socket.display());
-    let hint = "it may still be starting or ending, or was started with another KSI_SOCKET";
-    Error::conflict(format!("process {holder} holds {lock} and does not answer on {socket}"))
-        .hint(hint)
+/// Ends the daemon, and returns once its process is gone; its pid, if there was one.
+async fn end(cx: &Cx, found: Result<Client, Unreached>) -> anyhow::Result<Option<u32>> {
+    let client = match found {
+        Ok(client) => client,
+        Err(Unreached::Ending(pid)) => return until_gone(cx, pid, open(pid)).await.map(Some),
+        Err(why) if why.passes_within().is_some() => match cx.settled().await? {
+            Some(client) => client,
+            None => return Ok(None),
+        },
+        Err(why) if why.is_free() => return Ok(None),
+        Err(why) => return Err(why.into()),
+    };
+    let pid = match (ask(&client).await, lock::holder(&cx.paths.lock)) {
+        (Ok(health), _) => health.pid,
+        (Err(_), Some(holder)) => holder.pid,
+        (Err(_), None) => return Ok(None),
+    };
+    // Opened while the daemon answers, so that it is this process and no later one.
+    let process = open(pid);
+    match client.call::<Value>("system:shutdown", &json!({})).await {
+        // Somebody else has asked it too.
+        Err(error) if !matches!(error.code, Code::Shutdown | Code::Unavailable) => {
+            Err(error.into())
+        }
+        _ => until_gone(cx, pid, process).await.map(Some),
+    }
 }
 
-/// Ends the daemon, and returns once its process is gone; its pid, if there was one.
-async fn end(cx: &Cx) -> anyhow::Result<Option<u32>> {
-    let client = match cx.running().await {
-        Ok(client) => client,
-        Err(error) if not_running(&error) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let pid = ask(&client).await?.pid;
-    // Opened while the daemon answers, so that it is this process and no later one.
-    let process = Pid::from_raw(pid as i32).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
-    client.call::<Value>("system:shutdown", &json!({})).await?;
+/// None when it is gone already.
+fn open(pid: u32) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()
+}
+
+async fn until_gone(cx: &Cx, pid: u32, process: Option<OwnedFd>) -> anyhow::Result<u32> {
     let gone = match process {
-        Some(Ok(process)) => tokio::task::spawn_blocking(move || wait(&process)).await??,
-        _ => true,
+        Some(process) => tokio::task::spawn_blocking(move || wait(&process)).await??,
+        None => true,
     };
-    if !gone {
-        let message = format!("the daemon (pid {pid}) is still ending after {PATIENCE:?}");
-        let hint = format!("its log is {}", cx.log().display());
-        return Err(Error::new(Code::Timeout, message).hint(hint).into());
+    if gone {
+        return Ok(pid);
     }
-    Ok(Some(pid))
+    let message = format!("the daemon (pid {pid}) is still ending after {TURNING:?}");
+    let hint = format!("its log is {}", cx.log().display());
+    Err(Error::new(Code::Timeout, message).hint(hint).into())
 }
 
 /// Whether the process ended in time.
-fn wait(process: &std::os::fd::OwnedFd) -> anyhow::Result<bool> {
-    let patience = Timespec::try_from(PATIENCE)?;
+fn wait(process: &OwnedFd) -> anyhow::Result<bool> {
+    let patience = Timespec::try_from(TURNING)?;
     let mut ended = [PollFd::new(process, PollFlags::IN)];
     Ok(poll(&mut ended, Some(&patience))? > 0)
 }
@@ -147,15 +155,7 @@ fn wait(process: &std::os::fd::OwnedFd) -> anyhow::Result<bool> {
 pub(crate) async fn status(cx: &Cx) -> anyhow::Result<ExitCode> {
     let client = match cx.running().await {
         Ok(client) => client,
-        Err(error) if not_running(&error) => {
-            if cx.json() {
-                json(&json!({ "running": false }))?;
-            } else {
-                line("ksi is not running; `ksi start` starts it")?;
-            }
-            return Ok(ExitCode::from(NOT_RUNNING));
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) => return no_status(cx, error),
     };
     let health = ask(&client).await?;
     if cx.json() {
@@ -168,6 +168,30 @@ pub(crate) async fn status(cx: &Cx) -> anyhow::Result<ExitCode> {
     line(format!("state   {}", cx.paths.state.display()))?;
     problems(&health)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// No daemon answers, which is a status too.
+fn no_status(cx: &Cx, why: Unreached) -> anyhow::Result<ExitCode> {
+    let (text, status) = match why {
+        Unreached::Starting(pid) => {
+            let status = json!({ "running": false, "stage": "starting", "pid": pid });
+            (format!("ksi is starting (pid {pid})"), status)
+        }
+        Unreached::Ending(pid) => {
+            let status = json!({ "running": false, "stage": "ending", "pid": pid });
+            (format!("ksi is shutting down (pid {pid})"), status)
+        }
+        why if why.is_free() => {
+            ("ksi is not running; `ksi start` starts it".to_owned(), json!({ "running": false }))
+        }
+        why => return Err(why.into()),
+    };
+    if cx.json() {
+        json(&status)?;
+    } else {
+        line(text)?;
+    }
+    Ok(ExitCode::from(NOT_RUNNING))
 }
 
 /// Prints the daemon's health; a degraded one is a failure.

@@ -20,6 +20,7 @@ mod look;
 mod models;
 mod output;
 mod permission;
+mod reach;
 mod service;
 mod signals;
 mod upkeep;

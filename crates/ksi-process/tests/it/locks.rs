@@ -1,6 +1,6 @@
 //! One holder at a time, and none for longer than it lives.
 
-use ksi_process::lock::{Error, Held, Lock};
+use ksi_process::lock::{Error, Held, Holder, Lock};
 
 use crate::Helper;
 
@@ -66,7 +66,14 @@ fn a_holder_that_is_about_to_go_is_waited_for_and_one_that_stays_is_named() {
     let second = std::thread::spawn(move || Lock::acquire_within(&at, patience));
     let waits = |line: &str| line.contains("-> FLOCK") && line.contains(&format!(":{inode} "));
     while !std::fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {}
-    assert_eq!(ksi_process::lock::holder(&path), Some(std::process::id()));
+    let holder = |note: Option<&str>| {
+        Some(Holder { pid: std::process::id(), note: note.map(str::to_owned) })
+    };
+    assert_eq!(ksi_process::lock::holder(&path), holder(None));
+    for note in ["serving at /some/where", "ending"] {
+        first.note(note).unwrap();
+        assert_eq!(ksi_process::lock::holder(&path), holder(Some(note)));
+    }
     drop(first);
     let second = second.join().unwrap().unwrap();
     assert!(std::fs::read_to_string(&path).unwrap().starts_with("pid "));

@@ -5,11 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Finding;
-use crate::{
-    connect::{Cx, not_running},
-    daemon::VERSION,
-    output::bytes,
-};
+use crate::{connect::Cx, daemon::VERSION, output::bytes, reach::Unreached};
 
 /// What the daemon says of itself.
 #[derive(Debug, Deserialize)]
@@ -26,13 +22,16 @@ pub(super) struct Running {
 pub(super) async fn look(cx: &Cx) -> (Option<Running>, Vec<Finding>) {
     let client = match cx.running().await {
         Ok(client) => client,
-        Err(error) if not_running(&error) => {
-            let finding = Finding::note("daemon", "not running");
-            return (None, vec![finding.hint("`ksi start` starts it")]);
-        }
         Err(error) => {
-            let hint = error.hint().unwrap_or("set KSI_SOCKET to another path");
-            return (None, vec![Finding::failed("daemon", error.to_string()).hint(hint)]);
+            let finding = match &error {
+                error if error.is_free() => Finding::note("daemon", "not running"),
+                Unreached::Starting(_) | Unreached::Ending(_) => {
+                    Finding::note("daemon", error.to_string())
+                }
+                error => Finding::failed("daemon", error.to_string()),
+            };
+            let hint = error.hint().unwrap_or_else(|| "set KSI_SOCKET to another path".to_owned());
+            return (None, vec![finding.hint(hint)]);
         }
     };
     let running: Running = match client.call("system:health", &json!({})).await {

@@ -8,7 +8,10 @@ use std::{
 };
 
 use ksi_plugins::{config::ConfigFile, model::Source};
-use ksi_process::{Filesystem, lock};
+use ksi_process::{
+    Filesystem,
+    lock::{self, Holder},
+};
 use rustix::fs::{Access, access, statvfs};
 
 use super::{Finding, daemon::Running};
@@ -118,7 +121,9 @@ fn socket(cx: &Cx, running: Option<&Running>) -> Finding {
             Finding::warning("socket", format!("other users can connect to {name}"))
                 .hint("they are refused; `chmod 600` keeps them out")
         }
-        (Some(_), None) => Finding::note("socket", format!("{name} was left by a former daemon")),
+        (Some(_), None) if lock::holder(&cx.paths.lock).is_none() => {
+            Finding::note("socket", format!("{name} was left by a former daemon"))
+        }
         _ => Finding::ok("socket", name.to_string()),
     }
 }
@@ -127,17 +132,16 @@ fn holder(path: &Path, running: Option<&Running>) -> Finding {
     let name = path.display();
     match (lock::holder(path), running) {
         (None, _) => Finding::ok("lock", format!("nobody holds {name}")),
-        (Some(pid), Some(running)) if running.pid == pid => {
+        (Some(Holder { pid, .. }), Some(running)) if running.pid == pid => {
             Finding::ok("lock", format!("held by the daemon, process {pid}"))
         }
-        (Some(pid), running) => {
-            let what = format!("process {pid} holds {name}");
-            let what = match running {
-                Some(running) => format!("{what}, but process {} answers", running.pid),
-                None => format!("{what} and does not answer on the socket"),
-            };
-            Finding::failed("lock", what)
-                .hint(format!("it may still be starting or ending; else look at process {pid}"))
+        (Some(Holder { pid, .. }), Some(running)) => {
+            let what = format!("process {pid} holds {name}, but process {} answers", running.pid);
+            Finding::failed("lock", what).hint(format!("look at process {pid}"))
+        }
+        (Some(Holder { pid, note }), None) => {
+            let note = note.map(|note| format!("; it says of itself: {note}"));
+            Finding::note("lock", format!("held by process {pid}{}", note.unwrap_or_default()))
         }
     }
 }

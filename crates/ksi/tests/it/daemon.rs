@@ -132,6 +132,11 @@ impl Daemon {
         Client::connect(&self.socket).await.unwrap()
     }
 
+    /// How the daemon has ended, if it has.
+    pub(crate) fn try_wait(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits until the daemon has ended by itself.
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()

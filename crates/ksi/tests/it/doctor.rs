@@ -106,18 +106,21 @@ fn doctor_finds_a_daemon_that_holds_the_lock_and_does_not_answer() {
     elsewhere.env("KSI_SOCKET", home.path().join("other.sock"));
     let output = elsewhere.output().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let (verdict, what, _) = finding(&report, "lock");
+    let (verdict, what, hint) = finding(&report, "daemon");
     assert_eq!((output.status.code(), verdict.as_str()), (Some(1), "failed"));
-    assert!(what.starts_with(&format!("process {pid} holds")), "{what}");
-    assert!(what.ends_with("does not answer on the socket"), "{what}");
-    let mut stop = home.command(&["stop"]);
-    let stop = stop.env("KSI_SOCKET", home.path().join("other.sock")).output().unwrap();
-    let said = String::from_utf8(stop.stderr).unwrap();
-    assert!(
-        said.contains(&format!("process {pid} holds")),
-        "it does not say that none runs: {said}"
-    );
-    assert_eq!(stop.status.code(), Some(1));
+    let there = home.path().join("run/daemon.sock");
+    let expected = format!("the daemon (process {pid}) listens at {}", there.display());
+    assert!(what.starts_with(&expected), "{what}");
+    assert!(hint.contains(&format!("set KSI_SOCKET to {}", there.display())), "{hint}");
+    let lock = finding(&report, "lock").1;
+    assert!(lock.contains(&pid) && lock.contains("serving at"), "{lock}");
+    for command in ["stop", "start", "restart", "status", "health"] {
+        let mut command = home.command(&[command]);
+        let output = command.env("KSI_SOCKET", home.path().join("other.sock")).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(&expected), "{command:?} does not name it: {said}");
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+    }
 }
 
 #[test]

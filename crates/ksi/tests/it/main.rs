@@ -18,6 +18,7 @@ mod kills;
 mod lifecycle;
 mod orchestrate;
 mod outside;
+mod reach;
 mod root;
 mod service;
 mod start;
