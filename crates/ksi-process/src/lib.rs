@@ -54,7 +54,7 @@ pub use limits::Limits;
 pub use os::filesystem::Filesystem;
 pub use os::peer::Peer;
 pub use os::process::ProcessId;
-pub use os::watch::Watch;
+pub use os::{unread::unread, watch::Watch};
 pub use output::{Cap, CappedLines, Tail, tail};
 pub use report::Exit;
 

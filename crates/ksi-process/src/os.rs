@@ -14,5 +14,6 @@ pub(crate) mod filesystem;
 pub(crate) mod limits;
 pub(crate) mod peer;
 pub(crate) mod process;
+pub(crate) mod unread;
 pub(crate) mod wake;
 pub(crate) mod watch;

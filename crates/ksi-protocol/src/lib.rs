@@ -25,4 +25,4 @@ pub use frame::{
 pub use path::{PathError, Paths};
 pub use pattern::{Pattern, check_event_name};
 pub use similar::did_you_mean;
-pub use text::harmless;
+pub use text::{harmless, is_command};

@@ -26,7 +26,9 @@ pub struct Paths {
 #[non_exhaustive]
 pub enum PathError {
     /// Neither `KSI_HOME` nor the user's home folder is known.
-    #[error("cannot tell where KSI's files are: HOME is not set; set HOME or KSI_HOME")]
+    #[error(
+        "cannot tell where KSI's files are: HOME is not set, or no absolute path; set it or KSI_HOME"
+    )]
     NoHome,
     /// `KSI_SOCKET` names a path that no socket can have.
     #[error(

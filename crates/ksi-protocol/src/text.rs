@@ -6,7 +6,7 @@ pub fn harmless(text: &str) -> String {
 
 /// Whether a character is not shown but does something to what stands around it: control
 /// characters, and those that turn the direction of text.
-pub(crate) fn is_command(c: char) -> bool {
+pub fn is_command(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -21,7 +21,7 @@ use ksi_protocol::{Error, Paths};
 use ksi_socket::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{admission, fail::no_home, log::Log, reach::Stage, service::Service};
+use crate::{admission, fail::no_home, ground::Ground, log::Log, reach::Stage, service::Service};
 
 /// The journal's file in the state folder.
 pub(crate) const JOURNAL: &str = "journal.db";
@@ -53,6 +53,7 @@ struct Daemon {
     journal: Arc<SqliteJournal>,
     live: Live,
     service: Service,
+    ground: Ground,
     /// The log, and its file.
     log: (Log, PathBuf),
     signals: Signals,
@@ -105,6 +106,7 @@ impl Daemon {
             processes => tracing::warn!(processes, "ended what a former daemon had left"),
         }
         let journal = Arc::new(opening.await??);
+        let ground = Ground::under(&paths.state.join(JOURNAL))?;
         plugins.push(ksi_plugins::checkpoint::plugin(journal.clone()).into());
         plugins.push(ksi_plugins::config::plugin(&live).into());
         let kernel = Kernel::start(Setup {
@@ -124,7 +126,7 @@ impl Daemon {
         tracing::info!(socket = %paths.socket.display(), version = VERSION, "ready");
         let log = (log.clone(), paths.state.join(LOG));
         kernel.tasks().spawn("socket", server.run(kernel.clone(), admit));
-        Ok(Daemon { kernel, journal, live, service, log, signals, lock })
+        Ok(Daemon { kernel, journal, live, service, ground, log, signals, lock })
     }
 
     async fn run(mut self) -> anyhow::Result<ExitCode> {
@@ -157,6 +159,10 @@ impl Daemon {
         loop {
             tokio::select! {
                 () = self.kernel.ending().asked() => return,
+                () = self.ground.lost() => {
+                    tracing::error!("the journal was removed, moved or replaced: nothing is kept");
+                    return self.kernel.ending().fail();
+                }
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
                 Ok(()) = changes.changed() => log.keep(file, &self.live.get().log),

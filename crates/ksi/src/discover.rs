@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     connect::Cx,
     fail::refused,
-    output::{bold, json, line, piece},
+    output::{bold, harmless, json, line, piece},
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,21 +72,22 @@ pub(crate) async fn discover(
 }
 
 fn show(name: &str, event: &Described) -> anyhow::Result<()> {
-    line(format!("{}  ({}, of {})", bold(name), event.kind, event.module))?;
-    line(&event.summary)?;
+    line(format!("{}  ({}, of {})", bold(name), event.kind, harmless(&event.module)))?;
+    line(harmless(&event.summary))?;
     for (name, parameter) in &event.parameters {
         let must = if parameter.required { "required" } else { "optional" };
         line(format!(
-            "  {name}: {} ({must})  {}",
-            parameter.kind,
+            "  {}: {} ({must})  {}",
+            harmless(name),
+            harmless(&parameter.kind),
             first_line(&parameter.description)
         ))?;
     }
     Ok(())
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+fn first_line(text: &str) -> String {
+    harmless(text.lines().next().unwrap_or_default())
 }
 
 /// The reference of all events, as docs/events.md holds it.

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, io::Read, process::ExitCode};
 
-use ksi_protocol::{Code, ConnectError, Feed, News, Pushed, check_event_name};
+use ksi_process::unread;
+use ksi_protocol::{Code, ConnectError, Error, Feed, News, Pushed, check_event_name};
 use serde::de::IgnoredAny;
 use serde_json::{
     Value, json,
@@ -18,10 +19,22 @@ use crate::{
 /// Sends one event and prints its reply.
 pub(crate) async fn emit(cx: &Cx, event: &str, data: &[String]) -> anyhow::Result<ExitCode> {
     check_event_name(event).map_err(Usage)?;
-    let data = parse(data)?;
-    let reply: Value = cx.client().await?.call(event, &data).await?;
+    let sent = parse(data)?;
+    let reply = cx.client().await?.call::<Value>(event, &sent).await;
+    let reply = reply.map_err(|error| match as_text(&error, data) {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })?;
     json(&reply)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How to write a text where what was typed is something else in JSON.
+fn as_text(error: &Error, data: &[String]) -> Option<String> {
+    let path = error.path.as_deref().filter(|_| error.message.contains("expected a string"))?;
+    let typed = data.iter().find_map(|field| field.strip_prefix(path)?.strip_prefix('='))?;
+    let is_text = typed.starts_with('"') || !is_json(typed);
+    (!is_text).then(|| format!("if it is to be a text: {path}='\"{typed}\"'"))
 }
 
 /// Prints events as they happen, until Ctrl-C or the daemon's end.
@@ -36,6 +49,7 @@ pub(crate) async fn listen(
     tokio::select! {
         ended = follow(cx, feed) => ended,
         _ = tokio::signal::ctrl_c() => Ok(ExitCode::SUCCESS),
+        () = unread() => Ok(ExitCode::SUCCESS),
     }
 }
 

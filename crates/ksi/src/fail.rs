@@ -91,18 +91,23 @@ pub(crate) fn report(error: &anyhow::Error, format: Format) -> ExitCode {
         say(json!({ "error": known.unwrap_or_else(other) }));
         return code;
     }
-    say(format!("error: {error}"));
+    say(labelled("error", error));
     for cause in error.chain().skip(1) {
-        say(format!("caused by: {cause}"));
+        say(labelled("caused by", cause));
     }
     let Some(Error { path, hint, .. }) = known else { return code };
     if let Some(path) = path.filter(|path| path != ".") {
-        say(format!("at: {path}"));
+        say(labelled("at", path));
     }
     if let Some(hint) = hint {
-        say(format!("hint: {hint}"));
+        say(labelled("hint", hint));
     }
     code
+}
+
+/// Others' words may have several lines; none of them passes for a label of ours.
+fn labelled(label: &str, text: impl Display) -> String {
+    format!("{label}: {}", text.to_string().trim_end().replace('\n', "\n  "))
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use ksi_process::Watch;
+use ksi_process::{Watch, unread};
 
 use crate::{connect::Cx, fail::FAILED, output::say, signals::Signals};
 
@@ -38,6 +38,7 @@ pub(crate) async fn logs(cx: &Cx, lines: usize, follow: bool) -> anyhow::Result<
         tokio::select! {
             changed = watch.changed() => changed?,
             _ = signals.next() => return Ok(ExitCode::SUCCESS),
+            () = unread() => return Ok(ExitCode::SUCCESS),
         }
         log.pass_on()?;
     }

@@ -13,6 +13,7 @@ mod discover;
 mod doctor;
 mod events;
 mod fail;
+mod ground;
 mod lifecycle;
 mod log;
 mod logs;

@@ -6,6 +6,7 @@ use std::{
 };
 
 pub(crate) use ksi_protocol::harmless;
+use ksi_protocol::is_command;
 use serde::Serialize;
 
 /// Prints a line of data.
@@ -22,12 +23,24 @@ pub(crate) fn piece(text: &str) -> io::Result<()> {
 
 /// Prints data as JSON.
 pub(crate) fn json(data: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(serde_json::to_string_pretty(data)?)?)
+    Ok(line(escaped(&serde_json::to_string_pretty(data)?))?)
 }
 
 /// Prints data as one line of JSON.
 pub(crate) fn json_line(data: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(serde_json::to_string(data)?)?)
+    Ok(line(escaped(&serde_json::to_string(data)?))?)
+}
+
+/// JSON that means the same, without what could command a terminal: it stands in texts alone.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match is_command(c) && c != '\n' {
+            true => text += &format!("\\u{:04x}", u32::from(c)),
+            false => text.push(c),
+        }
+    }
+    text
 }
 
 /// Says something to the person, also in words of others; a closed stderr is their choice.
@@ -66,6 +79,15 @@ pub(crate) fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_means_the_same_and_commands_no_terminal() {
+        let data = serde_json::json!({ "a\u{202e}": ["\u{9b}2J\u{7f}\x1b[1m", "é שלום\n"] });
+        let text = escaped(&serde_json::to_string_pretty(&data).unwrap());
+        assert!(text.contains(r"\u009b2J\u007f\u001b") && text.contains("é שלום"), "{text}");
+        assert_eq!(harmless(&text), text);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), data);
+    }
 
     #[test]
     fn sizes_read_well() {

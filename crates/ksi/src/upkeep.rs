@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use ksi_journal::SqliteJournal;
 use ksi_process::lock::Lock;
-use ksi_protocol::Error;
+use ksi_protocol::{Code, Error};
 use serde_json::{Value, json};
 
 use crate::{
@@ -108,6 +108,10 @@ pub(crate) async fn backup(cx: &Cx, file: &Path) -> anyhow::Result<ExitCode> {
 /// Brings a backup back into the home of a daemon that does not run.
 pub(crate) fn restore(cx: &Cx, file: &Path, replace: bool) -> anyhow::Result<ExitCode> {
     crate::daemon::state_folder(&cx.paths)?;
+    if let Err(why) = std::fs::File::open(file) {
+        let why = format!("{} cannot be read: {why}", file.display());
+        return Err(Error::new(Code::NotFound, why).hint("nothing was changed").into());
+    }
     let _lock = Lock::acquire(&cx.paths.lock).map_err(|error| {
         Error::conflict(error.to_string()).hint("`ksi stop` first: nothing was changed")
     })?;

@@ -11,7 +11,10 @@ use ksi_protocol::did_you_mean;
 use serde_json::{Map, Value};
 use toml_edit::DocumentMut;
 
-use super::settings::{Config, variable};
+use super::{
+    settings::{Config, variable},
+    value::{plain, typed, unfit},
+};
 
 /// The largest file that is read.
 const MOST_BYTES: u64 = 1 << 20;
@@ -63,7 +66,7 @@ pub enum ConfigError {
         /// As it was given.
         value: String,
         /// What it must be.
-        expected: &'static str,
+        expected: String,
     },
     /// There is no such key.
     #[error("there is no setting `{key}`; {}", hint(key))]
@@ -126,7 +129,7 @@ impl ConfigFile {
     /// Sets a key in the file and leaves all else in it as it is; what holds then.
     pub fn set(&self, key: &str, value: &str) -> Result<Loaded, ConfigError> {
         let default = default_of(key)?;
-        let value = typed(key, &default, value)?;
+        let value = read(key, key, &default, value)?;
         let text = self.text()?;
         self.of(&text)?;
         let wrong = |error: toml_edit::TomlError| self.wrong(&text, error.span(), error.message());
@@ -193,7 +196,11 @@ impl ConfigFile {
 
     fn text(&self) -> Result<String, ConfigError> {
         use io::Read;
-        let read = fs::File::open(&self.path).and_then(|file| {
+        let read = fs::metadata(&self.path).and_then(|found| {
+            if !found.is_file() {
+                return Err(io::Error::other("it is no file"));
+            }
+            let file = fs::File::open(&self.path)?;
             let mut bytes = Vec::new();
             file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
             Ok(bytes)
@@ -237,20 +244,22 @@ impl ConfigFile {
             }
             let Some(value) = self.environment.get(&key) else { continue };
             let variable = variable(&key);
-            put(&mut tree, &key, typed(&variable, &default, value)?);
+            put(&mut tree, &key, read(&variable, &key, &default, value)?);
             sources.insert(key, Source::Variable(variable));
         }
-        let config = serde_json::from_value(tree).map_err(|error| {
-            let what = "a variable of the environment".to_owned();
-            ConfigError::Value { what, value: error.to_string(), expected: "a smaller number" }
-        })?;
+        let config = serde_json::from_value(tree)
+            .map_err(|error| self.wrong(text, None, &error.to_string()))?;
+        if let Some((key, expected)) = unfit(&config) {
+            let why = format!("`{key}` must be {expected}");
+            return Err(self.wrong(text, place(text, &key), &why));
+        }
         Ok(Loaded { config, sources })
     }
 
     fn wrong(&self, text: &str, at: Option<std::ops::Range<usize>>, why: &str) -> ConfigError {
         let before = at.and_then(|at| text.get(..at.start)).unwrap_or_default();
         let line = 1 + before.matches('\n').count();
-        ConfigError::File { path: self.path.display().to_string(), line, why: why.to_owned() }
+        ConfigError::File { path: self.path.display().to_string(), line, why: plain(why) }
     }
 
     fn system(&self, what: &'static str, source: io::Error) -> ConfigError {
@@ -283,18 +292,17 @@ fn default_of(key: &str) -> Result<Value, ConfigError> {
     found.map(|(_, value)| value).ok_or_else(|| ConfigError::Key { key: key.to_owned() })
 }
 
-/// A text as a value of the default's type; what has no default is a text.
-fn typed(what: &str, default: &Value, text: &str) -> Result<Value, ConfigError> {
-    if !default.is_number() {
-        return Ok(Value::from(text));
-    }
-    // TOML's numbers end where a signed one does.
-    let number = text.trim().parse().ok().filter(|number: &u64| *number <= i64::MAX as u64);
-    number.map(Value::from).ok_or_else(|| ConfigError::Value {
-        what: what.to_owned(),
-        value: text.chars().take(80).collect(),
-        expected: "a whole number, 0 or more",
-    })
+/// A text as a value of this key; `what` is where it was given.
+fn read(what: &str, key: &str, default: &Value, text: &str) -> Result<Value, ConfigError> {
+    let value = text.chars().take(80).collect();
+    let what = what.to_owned();
+    typed(key, default, text).map_err(|expected| ConfigError::Value { what, value, expected })
+}
+
+/// Where a key's value stands.
+fn place(text: &str, key: &str) -> Option<std::ops::Range<usize>> {
+    let document = toml_edit::Document::parse(text).ok()?;
+    key.split('.').try_fold(document.as_item(), |at, name| at.get(name))?.span()
 }
 
 fn put(tree: &mut Value, key: &str, value: Value) {
@@ -331,6 +339,11 @@ mod tests {
             (b"[local]\nidle_seconds = -1\n", 2, "integer `-1`"),
             (b"\n\n[local\n", 3, ""),
             (b"[log]\nmax_bytes = 99999999999999999999\n", 2, ""),
+            (b"[log]\nmax_bytes = 0\n", 2, "`log.max_bytes` must be a whole number from 1 to"),
+            (b"model = ' '\n[checkpoint]\nsnapshot_every = 1", 1, "`model` must be a text that"),
+            (b"\n[checkpoint]\n\nsnapshot_every = 0\n", 4, "must be a whole number from 1 to"),
+            (b"[log]\nkeep_files = 'x'", 2, "expected a whole number, 0 or more"),
+            (b"log = 5", 1, "expected a table"),
             (b"model = 'a'\nmodel = 'b'\n", 2, "duplicate"),
             (b"model = '\n\xff'", 2, "UTF-8"),
         ] {
@@ -348,6 +361,12 @@ mod tests {
         fs::create_dir(folder.path().join("config.toml")).unwrap();
         let error = file(folder.path()).load().unwrap_err().to_string();
         assert!(error.contains("cannot be read"), "{error}");
+        fs::remove_dir(folder.path().join("config.toml")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join("config.toml"), 0o600.into())
+            .unwrap();
+        let error = file(folder.path()).load().unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(source, "it is no file");
     }
 
     #[test]
@@ -430,7 +449,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_set_is_read_back(model in ".*", idle in 0..i64::MAX as u64, keep: u32) {
+        fn what_is_set_is_read_back(model in "\\PC*\\S.*", idle in 0..i64::MAX as u64, keep: u32) {
             let folder = tempfile::tempdir().unwrap();
             let file = file(folder.path());
             file.set("local.idle_seconds", &idle.to_string()).unwrap();

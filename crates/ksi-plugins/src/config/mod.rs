@@ -3,6 +3,7 @@
 
 mod file;
 mod settings;
+mod value;
 
 use std::sync::Arc;
 
@@ -70,7 +71,7 @@ pub fn plugin(live: &Live) -> Plugin<()> {
         })
         .on("config:set", move |cx, req: Set| {
             let key = req.key.clone();
-            changing(set.clone(), cx, Some(key), move |file| file.set(&req.key, &text(&req.value)))
+            changing(set.clone(), cx, Some(key), move |file| file.set(&req.key, &text(&req)?))
         })
         .on("config:list", move |_: Ctx<()>, _: List| {
             let listed = list_all(&list);
@@ -253,6 +254,13 @@ fn refused(error: &ConfigError) -> Error {
 }
 
 /// A value as it is typed.
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+fn text(Set { key, value }: &Set) -> Result<String, ConfigError> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(_) => Ok(value.to_string()),
+        other => {
+            let (what, expected) = (key.clone(), "a text or a number".to_owned());
+            Err(ConfigError::Value { what, value: other.to_string(), expected })
+        }
+    }
 }

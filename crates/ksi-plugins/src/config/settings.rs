@@ -34,7 +34,8 @@ pub struct Local {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// How large a file becomes before the next is begun, in bytes.
+    /// How large a file becomes before the next is begun, in bytes; 1 or more.
+    #[schemars(range(min = 1))]
     pub max_bytes: u64,
     /// How many full files are kept.
     pub keep_files: u32,
@@ -53,6 +54,7 @@ pub struct Shutdown {
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
     /// A snapshot is made whenever so many facts have come: some 20 ms of a start.
+    #[schemars(range(min = 1))]
     pub snapshot_every: u64,
 }
 
@@ -144,7 +146,6 @@ fn flatten(before: &str, value: &Value, into: &mut Vec<(String, Value)>) {
 
 /// The reference of all keys, as Markdown.
 pub fn reference() -> String {
-    let schema = schemars::schema_for!(Config).to_value();
     let mut text = String::from(
         "<!-- Made by `ksi config show --markdown`. -->\n\n# Configuration\n\n\
          `config.toml` lies where `ksi config path` says. Every line is optional; a broken file is \
@@ -157,20 +158,25 @@ pub fn reference() -> String {
     for (key, value) in Config::default().entries() {
         let default = if value.is_null() { "none".to_owned() } else { format!("`{value}`") };
         let holds = if waits_for_start(&key) { "from the next start" } else { "at once" };
-        let (variable, meaning) = (variable(&key), meaning(&schema, &key));
+        let (variable, meaning) = (variable(&key), meaning(&key));
         text += &format!("| `{key}` | {default} | `{variable}` | {holds} | {meaning} |\n");
     }
     text
 }
 
-/// A key's documentation in the schema.
-fn meaning(schema: &Value, key: &str) -> String {
-    let field = key.split('.').fold(schema.clone(), |at, name| {
+/// What the types say of a key.
+pub(super) fn schema(key: &str) -> Value {
+    let schema = schemars::schema_for!(Config).to_value();
+    key.split('.').fold(schema.clone(), |at, name| {
         let inner = at["properties"][name].clone();
         let target = inner["$ref"].as_str().and_then(|path| path.strip_prefix('#'));
         target.and_then(|target| schema.pointer(target)).cloned().unwrap_or(inner)
-    });
-    field["description"].as_str().unwrap_or_default().replace('\n', " ")
+    })
+}
+
+/// A key's documentation.
+fn meaning(key: &str) -> String {
+    schema(key)["description"].as_str().unwrap_or_default().replace('\n', " ")
 }
 
 #[cfg(test)]

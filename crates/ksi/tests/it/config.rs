@@ -196,3 +196,17 @@ async fn how_much_of_the_past_is_kept_can_be_said() {
     // Facts go after the snapshot that has made them needless.
     while first() < 20 {}
 }
+
+#[test]
+fn what_is_neither_text_nor_number_is_no_setting() {
+    let home = Home::new();
+    for value in ["null", "{\"a\":1}", "[1]", "true"] {
+        let refused = home.ksi(&["emit", "config:set", "key=model", &format!("value={value}")]);
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(told.contains("but must be a text or a number\nat: value"), "{value}: {told}");
+    }
+    let refused = home.ksi(&["config", "set", "log.keep_files", "4294967296"]);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.contains("must be a whole number from 0 to 4294967295"), "{told}");
+    assert_eq!(refused.status.code(), Some(2));
+}

@@ -1,6 +1,9 @@
 //! A journal that this program can only partly read, or that somebody has changed.
 
-use std::sync::Arc;
+use std::{
+    io::{BufRead, BufReader},
+    sync::Arc,
+};
 
 use ksi_journal::SqliteJournal;
 use ksi_state::{Append, Journal, Millis, Query, Record, Seq};
@@ -117,4 +120,19 @@ fn a_changed_byte_behind_the_snapshot_is_refused_at_start_and_before_it_by_verif
     assert_eq!(home.json(&["emit", "state:get", "key=color"])["value"], 3);
     let told = stderr(home.ksi(&["journal", "verify"]));
     assert!(told.contains("fact 1 of the journal is not what was written"), "{told}");
+}
+
+#[tokio::test]
+async fn a_daemon_whose_journal_is_taken_away_ends_instead_of_writing_where_nobody_looks() {
+    for (from, to) in [("state", "gone"), ("state/journal.db", "gone"), ("", "../gone")] {
+        let folder = Home::new();
+        let home = folder.path().join("home");
+        let mut command = folder.command(&["start", "--foreground"]);
+        let mut daemon = command.env("KSI_HOME", &home).spawn().unwrap();
+        let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines().map(Result::unwrap);
+        lines.find(|line| line.contains("ready")).expect("it starts");
+        std::fs::rename(home.join(from), home.join(to)).unwrap();
+        lines.find(|line| line.contains("removed, moved or replaced")).expect("it notices");
+        assert_eq!(daemon.wait().unwrap().code(), Some(1), "{from:?}");
+    }
 }

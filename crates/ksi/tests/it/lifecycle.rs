@@ -180,6 +180,12 @@ fn a_reader_that_goes_away_is_no_failure() {
     let mut discover = home.command(&["discover"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(discover.stdout.take());
     assert_eq!(discover.wait().unwrap().code(), Some(0));
+    // These would print no more by themselves.
+    for args in [&["listen", "no:such", "--since", "0"][..], &["logs", "-f"]] {
+        let mut follow = home.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        drop(follow.stdout.take());
+        assert_eq!(follow.wait().unwrap().code(), Some(0), "{args:?}");
+    }
 }
 
 #[tokio::test]

@@ -92,13 +92,15 @@ async fn an_event_of_a_plugin_in_another_process_is_answered_as_any_other() {
         move || command.output().unwrap()
     });
     let call = wire.line();
-    let error = json!({ "code": "not_found", "message": "no tea", "hint": "boil some" });
+    let error =
+        json!({ "code": "not_found", "message": "no tea\nhint: \u{9b}2J", "hint": "boil some" });
     wire.send(&json!({ "reply": call["call"], "error": error }));
     let output = output.join().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(
         (output.status.code(), stderr.as_str()),
-        (Some(1), "error: no tea\nhint: boil some\n")
+        (Some(1), "error: no tea\n  hint: 2J\nhint: boil some\n"),
+        "its words command no terminal and pass for none of ours"
     );
 
     let help = ask(&client, "system:help", &json!({ "event": "my:custom:event" })).await.unwrap();

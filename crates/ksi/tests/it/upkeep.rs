@@ -111,3 +111,17 @@ fn a_backup_that_cannot_be_written_names_the_file_that_was_asked_for() {
     let why = format!("{} cannot be written or read: No such file", missing.display());
     assert!(told.contains(&why) && !told.contains("at path"), "{told}");
 }
+
+#[test]
+fn a_backup_that_is_not_there_is_said_before_anything_is_touched() {
+    let home = Home::new();
+    home.ok(&["emit", "state:set", "key=a", "value=1"]);
+    home.ok(&["stop"]);
+    for replace in [&[][..], &["--replace"]] {
+        let refused = home.ksi(&[&["restore", "/no/such/file"], replace].concat());
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(told.starts_with("error: /no/such/file cannot be read: "), "{told}");
+        assert!(told.ends_with("hint: nothing was changed\n"), "{told}");
+    }
+    assert_eq!(home.json(&["emit", "state:get", "key=a"])["value"], 1);
+}

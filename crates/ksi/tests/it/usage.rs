@@ -175,3 +175,13 @@ fn what_is_said_twice_is_refused_and_not_chosen_from() {
     }
     assert_eq!(home.json(&["emit", "state:get", "key=a"])["found"], false);
 }
+
+#[test]
+fn a_value_that_had_to_be_a_text_is_told_how_to_be_one() {
+    let home = Home::new();
+    let refused = home.ksi(&["emit", "state:set", "key=1", "value=2"]);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.ends_with("at: key\nhint: if it is to be a text: key='\"1\"'\n"), "{told}");
+    home.ok(&["emit", "state:set", "key=\"1\"", "value=2"]);
+    assert_eq!(home.json(&["emit", "state:get", "key=\"1\""])["value"], 2);
+}
