@@ -72,22 +72,34 @@ impl Cx {
 
     /// A client, if the daemon runs and answers.
     pub(crate) async fn running(&self) -> Result<Client, Unreached> {
-        let (client, version) = reach(&self.paths).await?;
-        version.iter().for_each(|version| self.compare(version));
-        Ok(client)
+        self.once_over(|why| why.passes_within().filter(|_| why.is_momentary())).await
     }
 
     /// The same once a daemon that is starting or ending has done so; none if none runs then.
     pub(crate) async fn settled(&self) -> Result<Option<Client>, Unreached> {
+        match self.once_over(Unreached::passes_within).await {
+            Ok(client) => Ok(Some(client)),
+            Err(why) if why.is_free() => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// A client, when what keeps it away is over within the time that it is given.
+    async fn once_over(
+        &self,
+        patience: impl Fn(&Unreached) -> Option<Duration>,
+    ) -> Result<Client, Unreached> {
         let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
-            let error = match self.running().await {
-                Ok(client) => return Ok(Some(client)),
-                Err(error) if error.is_free() => return Ok(None),
-                Err(error) => error,
+            let why = match reach(&self.paths).await {
+                Ok((client, version)) => {
+                    version.iter().for_each(|version| self.compare(version));
+                    return Ok(client);
+                }
+                Err(why) => why,
             };
-            if error.passes_within().is_none_or(|patience| begun.elapsed() >= patience) {
-                return Err(error);
+            if patience(&why).is_none_or(|patience| begun.elapsed() >= patience) {
+                return Err(why);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -149,14 +161,15 @@ impl Cx {
         if self.no_start {
             return Ok(self.running().await?);
         }
-        match self.settled().await? {
-            Some(client) => Ok(client),
-            None => self.start().await.map(|(client, _)| client),
-        }
+        self.start().await.map(|(client, _)| client)
     }
 
     /// Starts the daemon in the background unless it runs; true if this call did it.
     pub(crate) async fn start(&self) -> anyhow::Result<(Client, bool)> {
+        // Who waits for a daemon that hangs holds no other up.
+        if let Some(client) = self.settled().await? {
+            return Ok((client, false));
+        }
         let state = &self.paths.state;
         state_folder(&self.paths)?;
         // Of several commands that start the daemon at once, one does and the others wait for it.

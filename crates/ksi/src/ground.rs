@@ -14,7 +14,7 @@ use ksi_process::Watch;
 pub(crate) struct Ground {
     file: PathBuf,
     /// The file as it was when it was opened.
-    was: u64,
+    was: (u64, u64),
     /// None where nothing can be watched.
     watch: Option<Watch>,
 }
@@ -30,12 +30,12 @@ impl Ground {
             tracing::warn!(file = %file.display(), %error, "not watched: its loss is not noticed");
         };
         let watch = watch.inspect_err(not_watched).ok();
-        Ok(Ground { file: file.to_owned(), was: fs::metadata(file)?.ino(), watch })
+        Ok(Ground { file: file.to_owned(), was: identity(file)?, watch })
     }
 
     /// Returns once the file is gone, or another has taken its place.
     pub(crate) async fn lost(&mut self) {
-        while fs::metadata(&self.file).is_ok_and(|now| now.ino() == self.was) {
+        while identity(&self.file).is_ok_and(|now| now == self.was) {
             let Some(watch) = &mut self.watch else { return pending().await };
             if let Err(error) = watch.changed().await {
                 tracing::warn!(%error, "the state folder is not watched any more");
@@ -43,4 +43,8 @@ impl Ground {
             }
         }
     }
+}
+
+fn identity(file: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(file).map(|found| (found.dev(), found.ino()))
 }

@@ -18,7 +18,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(crate) const TURNING: Duration = Duration::from_secs(45);
 
 /// Who was killed holds its lock until its memory is given back; a socket is soon made anew.
-const LOST: Duration = Duration::from_secs(3);
+const MOMENT: Duration = Duration::from_secs(3);
 
 /// Where a daemon stands, as its lock's file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,11 +104,16 @@ impl Unreached {
         matches!(self, Unreached::Connect(_) | Unreached::Starting(_) | Unreached::Ending(_))
     }
 
+    /// Whether it is likely over at once: who has just taken the lock has not said yet what it does.
+    pub(crate) fn is_momentary(&self) -> bool {
+        matches!(self, Unreached::Lost { .. } | Unreached::Unknown { .. })
+    }
+
     /// How long it may stay like this until there is a daemon again, or none.
     pub(crate) fn passes_within(&self) -> Option<Duration> {
         match self {
             Unreached::Starting(_) | Unreached::Ending(_) => Some(TURNING),
-            Unreached::Lost { .. } => Some(LOST),
+            why if why.is_momentary() => Some(MOMENT),
             _ => None,
         }
     }

@@ -124,15 +124,22 @@ fn a_changed_byte_behind_the_snapshot_is_refused_at_start_and_before_it_by_verif
 
 #[tokio::test]
 async fn a_daemon_whose_journal_is_taken_away_ends_instead_of_writing_where_nobody_looks() {
-    for (from, to) in [("state", "gone"), ("state/journal.db", "gone"), ("", "../gone")] {
+    for (from, to) in [
+        ("state", "gone"),
+        ("state/journal.db", "gone"),
+        ("state/copy.db", "state/journal.db"),
+        ("", "../gone"),
+    ] {
         let folder = Home::new();
         let home = folder.path().join("home");
         let mut command = folder.command(&["start", "--foreground"]);
         let mut daemon = command.env("KSI_HOME", &home).spawn().unwrap();
         let mut lines = BufReader::new(daemon.stderr.take().unwrap()).lines().map(Result::unwrap);
         lines.find(|line| line.contains("ready")).expect("it starts");
+        std::fs::copy(home.join("state/journal.db"), home.join("state/copy.db")).unwrap();
         std::fs::rename(home.join(from), home.join(to)).unwrap();
-        lines.find(|line| line.contains("removed, moved or replaced")).expect("it notices");
+        let noticed = lines.find(|line| line.contains("removed, moved or replaced"));
+        noticed.unwrap_or_else(|| panic!("{from:?} is not noticed"));
         assert_eq!(daemon.wait().unwrap().code(), Some(1), "{from:?}");
     }
 }

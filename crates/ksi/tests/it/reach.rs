@@ -129,3 +129,21 @@ async fn a_command_that_meets_a_daemon_that_is_just_starting_waits_for_it() {
     let health = home.json(&["health", "-o", "json"]);
     assert_eq!(health["pid"], daemon.pid());
 }
+
+#[test]
+fn a_holder_of_the_lock_that_has_not_said_yet_what_it_does_is_waited_for() {
+    let home = Home::new();
+    home.ok(&["start"]);
+    home.ok(&["stop"]);
+    let path = home.path().join("state/daemon.lock");
+    let lock = ksi_process::lock::Lock::acquire(&path).unwrap();
+    let status = home.command(&["status"]).spawn().unwrap();
+    let output = status.wait_with_output().unwrap();
+    let named = format!("process {} holds {}", std::process::id(), path.display());
+    assert!(said(&output).contains(&named), "{}", said(&output));
+    let mut status = home.command(&["status"]).spawn().unwrap();
+    let looked = format!("/proc/{}/stat", status.id());
+    assert!(std::fs::exists(looked).unwrap() && status.try_wait().unwrap().is_none());
+    drop(lock);
+    assert_eq!(status.wait_with_output().unwrap().status.code(), Some(3));
+}
